@@ -1,0 +1,54 @@
+# Everything starts from a bare clone: Python >= 3.11 and make are all it assumes.
+# Arguments pass through: make serve ARGS="--port 8001 --variants onnx-int8"
+
+PYTHON ?= python3
+ARGS ?=
+ARTIFACTS ?= artifacts
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: serve test check fmt convert load clean help
+
+serve: .venv/serve.done ## convert on first use, then serve on http://127.0.0.1:8000
+	@$(BIN)/python -m converters build --missing --out $(ARTIFACTS)
+	@exec $(BIN)/python -m serve_app --artifacts $(ARTIFACTS) $(ARGS)
+
+test: check ## everything that CI checks
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/dev.done ## linters and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: .venv/dev.done ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+convert: .venv/serve.done ## build all variants anew and print their table
+	$(BIN)/python -m converters build --out $(ARTIFACTS) $(ARGS)
+
+load: .venv/dev.done ## put load on the running server
+	$(BIN)/python -m loadtests $(ARGS)
+
+clean: ## remove the environment and the artifacts
+	rm -rf .venv $(ARTIFACTS) .pytest_cache .mypy_cache .ruff_cache
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+.venv/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; say which to use: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/serve.done: .venv/made pyproject.toml constraints.txt
+	@echo "installing pinned packages into .venv (a minute or two)"
+	@$(PIP) --editable '.[cpu,convert]'
+	@touch $@
+
+.venv/dev.done: .venv/serve.done
+	@$(PIP) --editable '.[cpu,convert,load,dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Converters: from one checkpoint to artifacts of its variants, measured for fidelity and speed."""

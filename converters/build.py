@@ -1,0 +1,185 @@
+"""The build: convert, compare with FP32, profile, and only then put each artifact in its place.
+
+Work goes on in a hidden folder beside the artifacts; a finished variant replaces the old one by a
+rename. An interrupted build leaves the old artifacts as they were.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from converters import fidelity, latency
+from converters.checkpoint import Checkpoint
+from converters.recipes import MAX_DRIFT, RECIPES, Source, gate
+from serve_app.engines.base import Device, Engine, TokenIds, open_engine
+from serve_app.errors import ConversionError
+from serve_app.manifest import (
+    FORMAT_VERSION,
+    TOKENIZER_NAME,
+    Fidelity,
+    Manifest,
+    Profile,
+    Variant,
+    describe_files,
+    write_manifest,
+)
+
+TOOLS = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "openvino", "numpy")
+
+Step = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """Token ids of the texts that calibrate, and of the others, that measure."""
+
+    calibration: Sequence[TokenIds]
+    probe: Sequence[TokenIds]
+
+
+def build(
+    checkpoint: Checkpoint,
+    variants: Sequence[str],
+    *,
+    texts: Texts,
+    out: Path,
+    threads: int,
+    step: Step,
+) -> list[Manifest]:
+    """Build variants of a checkpoint into `out`.
+
+    Args:
+        checkpoint: the source.
+        variants: names from `RECIPES`, each buildable here.
+        texts: calibration and probe texts, disjoint.
+        out: the artifacts folder; made if missing.
+        threads: compute threads for the profile: as many as a replica will have.
+        step: wraps each step, to show progress.
+
+    Raises:
+        ConversionError: a conversion failed, or `out` cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=out))
+    except OSError as error:
+        raise ConversionError(f"{out}: cannot be written ({error.strerror})") from error
+    try:
+        folders = _convert(checkpoint, variants, texts=texts, scratch=scratch, step=step)
+        manifests = _measure(checkpoint, folders, texts=texts, threads=threads, step=step)
+        for variant, manifest in manifests.items():
+            write_manifest(folders[variant], manifest)
+            _put(folders[variant], out / variant)
+    except OSError as error:
+        raise ConversionError(f"{out}: writing failed ({error.strerror})") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return list(manifests.values())
+
+
+def _convert(
+    checkpoint: Checkpoint, variants: Sequence[str], *, texts: Texts, scratch: Path, step: Step
+) -> dict[str, Path]:
+    source = Source(checkpoint, texts.calibration, scratch)
+    folders = {}
+    for variant in variants:
+        folders[variant] = scratch / variant
+        folders[variant].mkdir()
+        with step(f"{variant}: convert"):
+            RECIPES[variant].convert(source, folders[variant])
+            shutil.copyfile(checkpoint.tokenizer_file, folders[variant] / TOKENIZER_NAME)
+    return folders
+
+
+def _measure(
+    checkpoint: Checkpoint, folders: dict[str, Path], *, texts: Texts, threads: int, step: Step
+) -> dict[str, Manifest]:
+    with step("FP32 reference vectors"):
+        reference = fidelity.embed_sorted(fidelity.reference_engine(checkpoint), texts.probe)
+    engines: dict[str, Engine] = {}
+    found: dict[str, Fidelity] = {}
+    for variant, folder in folders.items():
+        with step(f"{variant}: fidelity over {len(texts.probe)} texts"):
+            engines[variant] = open_engine(
+                folder, _spec(checkpoint, variant), threads=threads, device=_device(variant)
+            )
+            found[variant] = fidelity.measure(engines[variant], reference, texts.probe)
+    profiles: dict[str, Profile] = {}
+    for device in sorted({_device(variant) for variant in folders}):
+        with step(f"profile on {latency.hardware_name(device)}"):
+            profiles |= latency.profile_all(
+                {v: e for v, e in engines.items() if _device(v) == device},
+                max_tokens=checkpoint.facts.max_tokens,
+                threads=threads,
+                device=device,
+            )
+    return {
+        variant: _manifest(
+            _spec(checkpoint, variant), folder, found[variant], profile=profiles[variant]
+        )
+        for variant, folder in folders.items()
+    }
+
+
+def _spec(checkpoint: Checkpoint, variant: str) -> Variant:
+    recipe = RECIPES[variant]
+    return Variant(
+        variant=variant,
+        runtime=recipe.runtime,
+        precision=recipe.precision,
+        checkpoint=checkpoint.facts,
+        tokenizer=checkpoint.tokenizer,
+    )
+
+
+def _manifest(spec: Variant, folder: Path, found: Fidelity, *, profile: Profile) -> Manifest:
+    return Manifest(
+        variant=spec.variant,
+        runtime=spec.runtime,
+        precision=spec.precision,
+        checkpoint=spec.checkpoint,
+        tokenizer=spec.tokenizer,
+        format_version=FORMAT_VERSION,
+        files=describe_files(folder),
+        fidelity=found,
+        batch_invariant=found.batch_drift <= MAX_DRIFT,
+        off_ladder=gate(spec.precision, found),
+        profile=profile,
+        tools=tool_versions(),
+        built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=shlex.join(["python", "-m", "converters", *sys.argv[1:]]),
+    )
+
+
+def _device(variant: str) -> Device:
+    """FP16 is measured where it will run: on a GPU, if this machine has one."""
+    if RECIPES[variant].runtime != "torch":
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the packages that decide vectors and speed."""
+    found = {}
+    for package in TOOLS:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _put(folder: Path, place: Path) -> None:
+    """Move a finished artifact into place; the one that was there goes away with the scratch."""
+    if place.exists():
+        place.rename(folder.with_name(f"{place.name}.replaced"))
+    folder.rename(place)

@@ -1,0 +1,118 @@
+"""One recipe a variant: how its files come to be, and what it must keep of the checkpoint's vectors."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from converters.checkpoint import Checkpoint
+from serve_app.engines.base import MODEL_FILES, TokenIds, pad
+from serve_app.errors import ConversionError
+from serve_app.manifest import Fidelity, Runtime
+from serve_app.policy.batching import next_batch
+
+CALIBRATION_BATCH_TOKENS = 2048
+MAX_DRIFT = 1e-4
+MIN_P1 = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.999, "int8": 0.98}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What recipes start from; the FP32 graph is exported once for all that need it."""
+
+    checkpoint: Checkpoint
+    calibration: Sequence[TokenIds]
+    scratch: Path
+
+    @cached_property
+    def onnx_fp32(self) -> Path:
+        from converters.to_onnx import export
+
+        file = self.scratch / MODEL_FILES["onnx"]
+        export(self.checkpoint.load_model(), file, pooling=self.checkpoint.facts.pooling)
+        return file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How to build one variant into a folder."""
+
+    runtime: Runtime
+    precision: str
+    convert: Callable[[Source, Path], None]
+    unavailable: Callable[[], str | None] = lambda: None
+
+
+def _copy_fp32(source: Source, folder: Path) -> None:
+    shutil.copyfile(source.onnx_fp32, folder / MODEL_FILES["onnx"])
+
+
+def _half(source: Source, folder: Path) -> None:
+    from converters.to_fp16 import write_half
+
+    write_half(source.checkpoint, folder)
+
+
+def _int8(source: Source, folder: Path) -> None:
+    from converters.to_int8 import quantize_static
+
+    waiting, batches = list(source.calibration), []
+    while waiting:
+        positions = next_batch([len(ids) for ids in waiting], CALIBRATION_BATCH_TOKENS)
+        batches.append(pad([waiting[p] for p in positions], source.checkpoint.tokenizer.pad_id))
+        taken = set(positions)
+        waiting = [ids for i, ids in enumerate(waiting) if i not in taken]
+    quantize_static(source.onnx_fp32, folder / MODEL_FILES["onnx"], batches=batches)
+
+
+def _no_bf16() -> str | None:
+    import openvino as ov
+
+    if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return None
+    return "this CPU has neither AVX512-BF16 nor AMX"
+
+
+RECIPES = {
+    "onnx-fp32": Recipe(runtime="onnx", precision="fp32", convert=_copy_fp32),
+    "openvino-bf16": Recipe(
+        runtime="openvino", precision="bf16", convert=_copy_fp32, unavailable=_no_bf16
+    ),
+    "onnx-int8": Recipe(runtime="onnx", precision="int8", convert=_int8),
+    "torch-fp16": Recipe(runtime="torch", precision="fp16", convert=_half),
+}
+
+
+def choose(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The variants to build, and why others cannot be built here.
+
+    Args:
+        names: variants by name; none for all.
+
+    Raises:
+        ConversionError: a name that does not exist, or was asked for and cannot be built here.
+    """
+    for name in names:
+        if name not in RECIPES:
+            raise ConversionError(f"no variant {name!r}; there are {', '.join(RECIPES)}")
+    chosen, skipped = [], {}
+    for name in names or RECIPES:
+        reason = RECIPES[name].unavailable()
+        if reason is None:
+            chosen.append(name)
+        elif names:
+            raise ConversionError(f"{name} cannot be built: {reason}")
+        else:
+            skipped[name] = reason
+    return chosen, skipped
+
+
+def gate(precision: str, fidelity: Fidelity) -> str | None:
+    """Why a variant must stay off the ladder, or None."""
+    floor = MIN_P1[precision]
+    if fidelity.p1 < floor:
+        return f"fidelity {fidelity.p1:.4f} misses the {precision} gate of {floor}"
+    return None

@@ -1,0 +1,28 @@
+"""FP16: the checkpoint's own weights at half the size, run by PyTorch on GPUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from converters.checkpoint import Checkpoint
+from serve_app.errors import ConversionError
+
+FP16_MAX = torch.finfo(torch.float16).max
+
+
+def write_half(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write weights and configuration in FP16 into an artifact folder.
+
+    Raises:
+        ConversionError: a weight is too large for FP16.
+    """
+    model = checkpoint.load_model()
+    for name, weight in model.named_parameters():
+        largest = weight.detach().abs().max().item()
+        if largest > FP16_MAX:
+            raise ConversionError(
+                f"torch-fp16: {name} reaches {largest:.3g}, FP16 ends at {FP16_MAX}"
+            )
+    model.half().save_pretrained(folder, safe_serialization=True)

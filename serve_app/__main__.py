@@ -1,0 +1,134 @@
+"""`python -m serve_app`: a server on this machine, from nothing to ready, until Ctrl-C.
+
+`python -m serve_app env` prints the environment that Ray must be started with elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from serve_app.environment import apply_local_environment, cluster_environment, find_haproxy
+from serve_app.errors import SettingsError, SetupError
+from serve_app.registry import load_ladder
+from serve_app.settings import Settings, parse_settings
+
+LOOPBACK = "127.0.0.1"
+ANY_GPUS = 1.0  # before Ray starts nobody knows; the app builder asks the cluster
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; every setting is a flag."""
+    top = argparse.ArgumentParser(
+        prog="serve_app",
+        description="Serve embeddings; each request gets the best variant that meets its budget.",
+    )
+    top.add_argument("command", nargs="?", choices=("run", "env"), default="run")
+    top.add_argument("--host", default=LOOPBACK, help="address to listen on (default: %(default)s)")
+    top.add_argument("--port", type=int, default=8000, help="port (default: %(default)s)")
+    top.add_argument("--num-cpus", type=int, help="CPUs that Ray may use (default: all)")
+    top.add_argument(
+        "--dashboard", action="store_true", help="start Ray's dashboard, for `serve status`"
+    )
+    for name, field in Settings.model_fields.items():
+        top.add_argument(
+            f"--{name.replace('_', '-')}", help=f"{field.description} (default: {field.default})"
+        )
+    return top
+
+
+def main() -> None:
+    """Run one command; errors that a person can mend are one line and exit code 2."""
+    args = parser().parse_args()
+    if args.command == "env":
+        for name, value in cluster_environment(haproxy=find_haproxy() is not None).items():
+            print(f"export {name}={shlex.quote(value)}")
+        return
+    try:
+        given = {n: v for n in Settings.model_fields if (v := getattr(args, n)) is not None}
+        settings = parse_settings(given)
+        load_ladder(settings.artifacts, named=settings.variants, gpus=ANY_GPUS)
+        require_free_port(args.host, args.port)
+        haproxy = find_haproxy()
+        if haproxy is None:
+            say("warning: no HAProxy here; Serve's own proxy is several times slower")
+        apply_local_environment(haproxy=haproxy, localhost_only=args.host == LOOPBACK)
+        run(args, given)
+    except SetupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Find out before a cluster is started.
+
+    Raises:
+        SettingsError: the address is taken or not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise SettingsError(
+                f"cannot listen on {host}:{port} ({error}); stop what runs there, or pass --port"
+            ) from error
+
+
+def run(args: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Start a local cluster and the application, announce it, wait, stop it all."""
+    started_s = time.monotonic()
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    import ray
+    from ray import serve
+
+    from serve_app.app import LOGGING, build_app
+
+    say("starting Ray")
+    try:
+        ray.init(
+            num_cpus=args.num_cpus,
+            include_dashboard=args.dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        serve.start(http_options={"host": args.host, "port": args.port}, logging_config=LOGGING)
+        say("deploying the ladder")
+        serve.run(build_app(given), name="embeddings", logging_config=LOGGING)
+        if not stopped.is_set():
+            url = f"http://{args.host}:{args.port}"
+            say(f"ready in {time.monotonic() - started_s:.0f} s on {url} (Ctrl-C stops)")
+        stopped.wait()
+        say("stopping")
+    finally:
+        _stop(serve.shutdown, ray.shutdown)
+
+
+def _stop(*steps: Callable[[], None]) -> None:
+    """End Serve, then Ray. What Ray prints about actors that end as told is of no use to anyone."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        for step in steps:
+            with contextlib.suppress(Exception):
+                step()
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

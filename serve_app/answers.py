@@ -1,0 +1,173 @@
+"""The answers that go back over HTTP, in OpenAI's shapes with our routing beside them."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Any
+
+import numpy as np
+
+from serve_app.api import Encoding
+from serve_app.asgi import Response
+from serve_app.dispatch import Embedded
+from serve_app.engines.base import Vectors
+from serve_app.engines.tokenization import Tokenized
+from serve_app.errors import MethodNotAllowed, NotAdmitted, ServeAppError
+from serve_app.policy.load import VariantLoad
+from serve_app.policy.routing import Candidate, Decision
+from serve_app.registry import Rung
+
+
+def shorten(vectors: Vectors, dimensions: int | None) -> Vectors:
+    """The first `dimensions` of each vector, brought back to unit length."""
+    if dimensions is None or dimensions == vectors.shape[1]:
+        return vectors
+    short = vectors[:, :dimensions]
+    norms = np.linalg.norm(short, axis=1, keepdims=True)
+    return np.asarray(short / np.maximum(norms, np.float32(1e-12)), dtype=np.float32)
+
+
+def embedding_items(vectors: Vectors, encoding: Encoding) -> list[dict[str, Any]]:
+    """OpenAI's `data` list. Base64 holds little-endian float32, as OpenAI's clients read it."""
+    contiguous = np.ascontiguousarray(vectors, dtype="<f4")
+    if encoding == "base64":
+        embeddings: Sequence[object] = [base64.b64encode(row).decode("ascii") for row in contiguous]
+    else:
+        embeddings = list(contiguous)
+    return [
+        {"object": "embedding", "index": index, "embedding": embedding}
+        for index, embedding in enumerate(embeddings)
+    ]
+
+
+def embeddings_response(
+    model: str,
+    data: list[dict[str, Any]],
+    tokenized: Tokenized,
+    *,
+    routing: dict[str, Any],
+) -> Response:
+    """OpenAI's answer, `routing` in the body and its main fields in headers."""
+    usage = {"prompt_tokens": tokenized.tokens, "total_tokens": tokenized.tokens}
+    content = {"object": "list", "data": data, "model": model, "usage": usage, "routing": routing}
+    headers = {
+        "X-Variant": str(routing["variant"]),
+        "X-Fidelity": f"{routing['fidelity']:.6f}",
+        "X-Predicted-Ms": str(routing["predicted_ms"]),
+        "X-Queue-Ms": str(routing["queue_ms"]),
+        "X-Inference-Ms": str(routing["inference_ms"]),
+    }
+    return Response.json(content, headers=headers)
+
+
+def routing_object(
+    decision: Decision,
+    chosen: Candidate,
+    done: Embedded,
+    *,
+    decided_ms: float,
+    total_ms: float,
+    truncated: list[int],
+) -> dict[str, Any]:
+    """How a request was routed and how that went, in milliseconds from its arrival."""
+    budget_ms = decision.budget_ms
+    return {
+        "variant": chosen.variant,
+        "fidelity": chosen.fidelity,
+        "reason": decision.reason,
+        "predicted_ms": round(decided_ms + chosen.forecast.p50_ms, 3),
+        "budget_ms": budget_ms,
+        "queue_ms": round(done.queue_ms, 3),
+        "inference_ms": round(done.inference_ms, 3),
+        "total_ms": round(total_ms, 3),
+        "within_budget": None if budget_ms is None else total_ms <= budget_ms,
+        "truncated": truncated,
+    }
+
+
+def route_response(
+    decision: Decision,
+    candidates: Sequence[Candidate],
+    tokenized: Tokenized,
+    *,
+    decided_ms: float,
+) -> Response:
+    """A decision in full, nothing computed: what `/v1/embeddings` would do now, and why."""
+    chosen = decision.chosen
+    content = {
+        "admitted": chosen is not None,
+        "variant": None if chosen is None else chosen.variant,
+        "fidelity": None if chosen is None else chosen.fidelity,
+        "reason": decision.reason,
+        "at_risk": decision.at_risk,
+        "predicted_ms": None if chosen is None else round(decided_ms + chosen.forecast.p50_ms, 3),
+        "budget_ms": decision.budget_ms,
+        "retry_after_s": decision.retry_after_s,
+        "tokens": tokenized.tokens,
+        "truncated": tokenized.truncated,
+        "forecasts": [
+            {
+                "variant": c.variant,
+                "fidelity": c.fidelity,
+                "wait_ms": round(c.forecast.wait_ms, 3),
+                "p50_ms": round(c.forecast.p50_ms, 3),
+                "p95_ms": round(c.forecast.p95_ms, 3),
+            }
+            for c in candidates
+        ],
+        "rejected": [{"variant": r.variant, "reason": r.reason} for r in decision.rejected],
+    }
+    return Response.json(content)
+
+
+def variant_object(rung: Rung, load: VariantLoad, *, ready: bool, now_s: float) -> dict[str, Any]:
+    """One deployed variant for `/v1/variants`."""
+    manifest = rung.manifest
+    return {
+        "variant": manifest.variant,
+        "runtime": manifest.runtime,
+        "precision": manifest.precision,
+        "device": rung.device,
+        "ready": ready,
+        "fidelity": manifest.fidelity.p1,
+        "fidelity_mean": manifest.fidelity.mean,
+        "fidelity_min": manifest.fidelity.min,
+        "batch_drift": manifest.fidelity.batch_drift,
+        "batch_invariant": manifest.batch_invariant,
+        "size_bytes": manifest.size_bytes,
+        "profile": asdict(manifest.profile) | {"cost_ms": manifest.profile.cost_ms},
+        "replicas": load.at(now_s=now_s).replicas if ready else 0,
+        "queued_tokens": sum(r.queued_tokens for r in load.replicas(now_s=now_s)),
+        "inflight_tokens": load.inflight_tokens,
+        "hop_ms": load.hop_ms,
+        "forecast_error": load.forecast_error,
+    }
+
+
+def error_response(error: ServeAppError) -> Response:
+    """OpenAI's error object; for a 429 with `Retry-After` where waiting helps."""
+    headers: dict[str, str] = {}
+    ours = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    kind = "server_error" if ours else "invalid_request_error"
+    if isinstance(error, NotAdmitted):
+        kind = "overloaded_error"
+        if error.retry_after_s is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = ", ".join(error.allowed)
+    content = {
+        "message": _as_unicode(error.message),
+        "type": kind,
+        "param": None if error.param is None else _as_unicode(error.param),
+        "code": error.code,
+    }
+    return Response.json({"error": content}, status=error.status, headers=headers)
+
+
+def _as_unicode(text: str) -> str:
+    """A refused field's name may hold lone surrogates, which JSON encoders refuse."""
+    return text.encode("utf-8", "backslashreplace").decode()

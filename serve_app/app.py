@@ -1,0 +1,154 @@
+"""The Ray Serve application: a deployment for each variant of the ladder, the router in front.
+
+The only module that imports Ray. `build_app` is the builder for `serve run` and `serve deploy`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.asgi import AsgiApp, Receive, Scope, Send
+from serve_app.engines.base import open_engine
+from serve_app.errors import InternalError, ReplicaDied, ServeAppError
+from serve_app.manifest import verify
+from serve_app.placement import Plan, plan
+from serve_app.registry import Ladder, Rung, load_ladder
+from serve_app.replica import Call, Replica, Reply
+from serve_app.router import Router
+from serve_app.settings import Settings, parse_settings
+
+log = logging.getLogger("ray.serve")
+
+LOGGING = {"enable_access_log": False}
+# Ours queue; Serve's own limit of 5 would starve the batches.
+MAX_ONGOING_CALLS = 64
+MAX_ONGOING_REQUESTS = 10_000
+# A busy replica has CALLS_PER_REPLICA (2) calls in flight, an idle one less than one.
+AUTOSCALING = {
+    "min_replicas": 1,
+    "target_ongoing_requests": 1.2,
+    "metrics_interval_s": 2.0,
+    "look_back_period_s": 6.0,
+    "upscale_delay_s": 4.0,
+    "downscale_delay_s": 60.0,
+}
+
+
+class VariantDeployment:
+    """A replica of one variant, as Ray Serve runs it."""
+
+    def __init__(self, rung: Rung, *, threads: int) -> None:
+        manifest = verify(rung.folder)  # this node's files, not those of the node that planned
+        engine = open_engine(rung.folder, manifest, threads=threads, device=rung.device)
+        name = serve.get_replica_context().replica_id.unique_id
+        self._replica = Replica(engine, manifest, name=name)
+
+    async def embed(self, call: Call) -> Reply:
+        return await self._replica.embed(call)
+
+
+class RayTransport:
+    """Carries calls over a deployment handle; Serve picks the replica."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def __call__(self, call: Call) -> Reply:
+        try:
+            reply: Reply = await self._handle.embed.remote(call)
+        except RayTaskError as error:  # raised by our own code inside the replica
+            if isinstance(error.cause, ServeAppError):
+                raise error.cause from None
+            log.exception("a replica failed a call")
+            raise InternalError("the variant's engine failed; the log has the details") from error
+        except RayError as error:
+            log.warning("a replica died with a call in flight: %s", str(error).splitlines()[0])
+            raise ReplicaDied("the replica that held the request died") from error
+        return reply
+
+
+class RouterDeployment:
+    """The ingress, as Ray Serve runs it."""
+
+    def __init__(
+        self, ladder: Ladder, handles: dict[str, DeploymentHandle], settings: Settings
+    ) -> None:
+        transports = {name: RayTransport(handle) for name, handle in handles.items()}
+        self._router = Router(ladder, transports, settings=settings)
+        self._warm_up: asyncio.Task[None] | None = None
+
+    def __serve_build_asgi_app__(self) -> AsgiApp:
+        """Serve takes a plain function only."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                await self._router.handle(scope, receive, send)
+            elif scope["type"] == "lifespan":
+                await self._lifespan(receive, send)
+
+        return app
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """Warm up beside the first requests: /health answers at once, /ready when it is true."""
+        while (await receive())["type"] == "lifespan.startup":
+            self._warm_up = asyncio.create_task(self._router.warm_up())
+            await send({"type": "lifespan.startup.complete"})
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def build_app(args: dict[str, Any]) -> Application:
+    """The application, from settings by name.
+
+    Raises:
+        SettingsError: an unknown or impossible setting.
+        ArtifactError: no artifacts, or a broken one.
+    """
+    settings = parse_settings(args)
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
+        log.warning(
+            "Serve's Python proxy costs most of the throughput; start Ray with the environment that "
+            "`python -m serve_app env` prints to have HAProxy instead"
+        )
+    resources = ray.cluster_resources()
+    ladder = load_ladder(
+        settings.artifacts.resolve(), named=settings.variants, gpus=resources.get("GPU", 0)
+    )
+    cpus = plan(
+        cluster_cpus=resources.get("CPU", 1),
+        variants=len(ladder.rungs),
+        threads=settings.threads,
+        routers=settings.routers,
+    )
+    variants = {
+        rung.manifest.variant: _variant(rung, cpus, settings=settings) for rung in ladder.rungs
+    }
+    router = serve.deployment(
+        serve.ingress()(RouterDeployment),
+        name="router",
+        num_replicas=settings.routers,
+        max_ongoing_requests=MAX_ONGOING_REQUESTS,
+        ray_actor_options={"num_cpus": cpus.router_cpus},
+    )
+    return router.bind(ladder, variants, settings)
+
+
+def _variant(rung: Rung, cpus: Plan, *, settings: Settings) -> Application:
+    on_gpu = rung.device == "cuda"
+    deployment = serve.deployment(
+        VariantDeployment,
+        name=rung.manifest.variant,
+        max_ongoing_requests=MAX_ONGOING_CALLS,
+        autoscaling_config=AUTOSCALING
+        | {"max_replicas": settings.max_replicas or (1 if on_gpu else cpus.max_replicas)},
+        ray_actor_options={"num_cpus": cpus.replica_cpus, "num_gpus": 1 if on_gpu else 0},
+    )
+    return deployment.bind(rung, threads=settings.threads)

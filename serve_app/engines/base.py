@@ -1,0 +1,83 @@
+"""The engine contract, and how to open the engine of an artifact.
+
+An engine is a plain object used by one thread at a time. Runtimes are imported only when opened, so
+a replica of an ONNX variant never loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Literal, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from serve_app.errors import ArtifactError
+from serve_app.manifest import Variant
+
+TokenIds = npt.NDArray[np.int32]
+Vectors = npt.NDArray[np.float32]
+Device = Literal["cpu", "cuda"]
+
+MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.onnx", "torch": "model.safetensors"}
+_MODULES = {"onnx": "onnx", "openvino": "openvino", "torch": "torch", "fake": "fake"}
+
+
+class Engine(Protocol):
+    """Runs one artifact."""
+
+    def embed(self, texts: Sequence[TokenIds]) -> Vectors:
+        """Turn texts into vectors.
+
+        Args:
+            texts: token ids with special tokens, each of length 1 to the checkpoint's max_tokens.
+                They run as one padded batch.
+
+        Returns:
+            float32 [len(texts), dims], in the order given, each of unit length.
+        """
+        ...
+
+
+OpenEngine = Callable[[Path, Variant, int, Device], Engine]
+
+
+def open_engine(
+    folder: Path, variant: Variant, *, threads: int = 1, device: Device = "cpu"
+) -> Engine:
+    """Load an artifact's files into a ready engine.
+
+    Args:
+        folder: the artifact, already verified.
+        variant: what it holds; a manifest says it.
+        threads: compute threads on the CPU.
+        device: "cpu", or "cuda" for the engines that can.
+
+    Raises:
+        ArtifactError: the runtime is not installed, or cannot load the file.
+    """
+    name = _MODULES[variant.runtime]
+    try:
+        module = import_module(f"serve_app.engines.{name}_engine")
+    except ImportError as error:
+        raise ArtifactError(
+            f"{variant.variant} needs the package {error.name!r}, which is not installed here"
+        ) from error
+    try:
+        return cast("OpenEngine", module.open_engine)(folder, variant, threads, device)
+    except (RuntimeError, ValueError, OSError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ArtifactError(f"{folder}: {variant.runtime} cannot load it: {first_line}") from error
+
+
+def pad(
+    texts: Sequence[TokenIds], pad_id: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Token ids and attention mask, int64 [texts, longest], padded on the right."""
+    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+    real = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.full(real.shape, pad_id, dtype=np.int64)
+    ids[real] = np.concatenate(texts)
+    return ids, real.astype(np.int64)

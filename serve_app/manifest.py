@@ -1,0 +1,201 @@
+"""What an artifact promises: the dataclasses behind `manifest.json`.
+
+An artifact is a folder with the files of one variant. The manifest is written last, so a folder
+without one is an interrupted build, never a variant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from serve_app.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+MANIFEST_NAME = "manifest.json"
+TOKENIZER_NAME = "tokenizer.json"
+FORMAT_VERSION = 1
+
+Runtime = Literal["onnx", "openvino", "torch", "fake"]
+Pooling = Literal["mean", "cls", "lasttoken", "max"]
+
+
+class _Strict:
+    """Makes pydantic refuse keys that a dataclass does not know."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint(_Strict):
+    """The source model, as its artifacts remember it."""
+
+    name: str
+    digest: str  # sha256 over the names and bytes of the files that decide the vectors
+    dims: int
+    max_tokens: int  # special tokens included
+    pooling: Pooling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenizer(_Strict):
+    """The tokenizer that the vectors were measured with."""
+
+    digest: str  # sha256 of tokenizer.json
+    pad_id: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File(_Strict):
+    """One file of the artifact."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fidelity(_Strict):
+    """Cosine between this variant's vectors and the FP32 checkpoint's over the probe texts."""
+
+    mean: float
+    p1: float  # 99 % of the texts are at least this close: "the" fidelity
+    min: float
+    batch_drift: float  # largest 1 - cosine of one text alone and among batch-mates
+    probe_texts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile(_Strict):
+    """Measured time of a batch on one kind of hardware: `base_ms + per_token_ms * padded tokens`."""
+
+    hardware: str  # what it was measured on, as `converters.latency.hardware_name` names it
+    device: Literal["cpu", "cuda"]
+    threads: int
+    base_ms: float
+    per_token_ms: float
+    spread: float  # p95 of measured / fitted time, >= 1
+    batch_tokens: int  # the padded tokens a batch should hold
+
+    @property
+    def cost_ms(self) -> float:
+        """Milliseconds per token in a full batch: what "cheaper" means everywhere."""
+        return self.base_ms / self.batch_tokens + self.per_token_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant(_Strict):
+    """One way to run one checkpoint: all that an engine needs to know besides its files."""
+
+    variant: str
+    runtime: Runtime
+    precision: str
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest(Variant):
+    """A variant with its files, what it promises, and how that was measured."""
+
+    format_version: int
+    files: dict[str, File]
+    fidelity: Fidelity
+    batch_invariant: bool
+    off_ladder: str | None  # why the variant must not be deployed unless named, or None
+    profile: Profile
+    tools: dict[str, str]  # package name -> version
+    built_at: str  # ISO 8601, UTC
+    command: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the variant's own files, without the tokenizer that all variants share."""
+        return sum(f.size_bytes for name, f in self.files.items() if name != TOKENIZER_NAME)
+
+
+@cache
+def _adapter() -> TypeAdapter[Manifest]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Manifest)
+
+
+def sha256_of(file: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of one artifact; the files themselves are checked by `verify`.
+
+    Raises:
+        ArtifactError: the manifest is missing, broken, or of another format version.
+    """
+    from pydantic import ValidationError
+
+    path = folder / MANIFEST_NAME
+    try:
+        manifest = _adapter().validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ArtifactError(f"{path}: {where}: {first['msg']}; rebuild the variant") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path}: format_version {manifest.format_version}, this version reads "
+            f"{FORMAT_VERSION}; rebuild the variant"
+        )
+    return manifest
+
+
+def verify(folder: Path) -> Manifest:
+    """Read an artifact's manifest and check that every file still has the promised bytes.
+
+    Raises:
+        ArtifactError: names the variant and the file that is missing or changed.
+    """
+    manifest = read_manifest(folder)
+    for name, promised in manifest.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise ArtifactError(f"{folder}: {manifest.variant} lacks its file {name}; rebuild it")
+        if file.stat().st_size != promised.size_bytes or sha256_of(file) != promised.sha256:
+            raise ArtifactError(
+                f"{folder}: {name} of {manifest.variant} is not the file its manifest promises "
+                "(checksum differs); rebuild it"
+            )
+    return manifest
+
+
+def describe_files(folder: Path) -> dict[str, File]:
+    """The files of an artifact folder, as its manifest lists them."""
+    return {
+        file.relative_to(folder).as_posix(): File(
+            sha256=sha256_of(file), size_bytes=file.stat().st_size
+        )
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MANIFEST_NAME
+    }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` in one step: it is there whole, or not at all."""
+    temporary = folder / f".{MANIFEST_NAME}.{os.getpid()}"
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(asdict(manifest), stream, indent=2)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(folder / MANIFEST_NAME)

@@ -1,0 +1,43 @@
+"""Which texts to run together: padding costs more than any precision gains, so lengths decide.
+
+Batches hold texts of like length up to a budget of padded tokens (count × longest). The oldest text
+is always in the next batch, so none starves; nothing waits for a batch to fill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def next_batch(lengths: Sequence[int], batch_tokens: int) -> list[int]:
+    """The positions of the next batch, shortest text first.
+
+    Args:
+        lengths: tokens of each waiting text, in order of arrival; one at least, each above 0.
+        batch_tokens: the most padded tokens, unless one text alone exceeds them.
+
+    Starts from the oldest text and takes the neighbours in length order that waste least, shorter
+    ones first: they do not make the batch wider.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    start = order.index(0)
+    first, last = start, start + 1
+    width = lengths[0]
+    while first > 0 and (last - first + 1) * width <= batch_tokens:
+        first -= 1
+    while last < len(order):
+        wider = lengths[order[last]]
+        if (last - first + 1) * wider > batch_tokens:
+            break
+        last += 1
+    return order[first:last]
+
+
+def take_tokens(lengths: Sequence[int], call_tokens: int) -> int:
+    """How many waiting texts, oldest first, one call carries: up to `call_tokens`, one at least."""
+    total = 0
+    for count, length in enumerate(lengths):
+        total += length
+        if total > call_tokens:
+            return max(1, count)
+    return len(lengths)

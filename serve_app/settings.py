@@ -1,0 +1,87 @@
+"""Every setting of the server, with its default, its range and its reason.
+
+The same names are the flags of `python -m serve_app`, the `args` of `serve.yaml` and the arguments of
+`serve run serve_app.app:build_app name=value`. An unknown name is an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from serve_app.errors import SettingsError, shown
+from serve_app.policy.hint import Hint, parse_quality
+
+
+def _split(value: object) -> object:
+    """`a,b` from a command line; lists pass."""
+    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+class Settings(BaseModel):
+    """What a server needs to know besides its artifacts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    artifacts: Path = Field(
+        default=Path("artifacts"), description="folder that the converters wrote variants to"
+    )
+    variants: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        default=(), description="deploy exactly these, by name, instead of the measured ladder"
+    )
+    aliases: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        default=(), description="further model names that clients may use"
+    )
+    default_quality: str = Field(
+        default="balanced", description="quality of requests that bring no hint"
+    )
+    default_latency_ms: float = Field(
+        default=1000.0, gt=0, description="budget of requests that bring no hint"
+    )
+    threads: int = Field(
+        default=1, ge=1, le=256, description="compute threads of a CPU replica, and its num_cpus"
+    )
+    max_replicas: int | None = Field(
+        default=None, ge=1, description="largest replica group of a variant; None: what fits"
+    )
+    routers: int = Field(default=1, ge=1, le=64, description="router replicas")
+    max_texts: int = Field(default=2048, ge=1, description="texts in one request, OpenAI's limit")
+    max_body_bytes: int = Field(
+        default=8 * 1024 * 1024, ge=1024, description="size of a request's body"
+    )
+    max_wait_ms: float = Field(
+        default=30_000.0, gt=0, description="longest forecast wait without a budget before 429"
+    )
+
+    def default_hint(self) -> Hint:
+        """The hint of requests that bring none."""
+        return Hint(
+            budget_ms=self.default_latency_ms,
+            quality=parse_quality(self.default_quality, param="default_quality"),
+        )
+
+
+def parse_settings(values: dict[str, Any]) -> Settings:
+    """Settings from flags, YAML or builder arguments.
+
+    Raises:
+        SettingsError: names the key and the value, and for an unknown key those that exist.
+    """
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(Settings.model_fields)
+            raise SettingsError(f"unknown setting {key!r}; known settings: {known}") from error
+        raise SettingsError(
+            f"setting {key}: {first['msg']}, got {shown(first['input'])}"
+        ) from error
+    try:
+        settings.default_hint()
+    except Exception as error:
+        raise SettingsError(f"setting {error}") from error
+    return settings
