@@ -12,6 +12,7 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -30,11 +31,13 @@ LONG_SHARE = 0.15  # at least 256 tokens; the rest are paragraphs of 40-120 toke
 
 SHORT_CHARS = range(25, 100)
 PARAGRAPH_CHARS = range(180, 560)  # English prose has about 4.6 characters a token
-LONG_CHARS = 1500
-PARAGRAPHS_PER_LONG = 3
+LONG_CHARS = 1350
+ALONE_BETWEEN_LONG = 2
+LEAST_LETTER_SHARE = 0.88  # of prose; below it are signatures, grammar and tables
+CODE_MARKS = ("::=", ">>>", "----", "****", " = ", "==", "...)")
 
 SHORT_TEXTS_FILE = Path(__file__).parent / "data" / "short_texts.txt"
-DOCSTRING_MODULES = (
+DOCSTRING_MODULES = (  # those of 3.11 to 3.13; one that a later Python drops is skipped
     "argparse ast bdb calendar cmd codecs collections configparser contextlib copy csv datetime "
     "_pydecimal difflib dis doctest fileinput fnmatch fractions ftplib functools gettext glob "
     "gzip heapq imaplib importlib inspect ipaddress logging mailbox mimetypes netrc numbers "
@@ -42,7 +45,7 @@ DOCSTRING_MODULES = (
     "pydoc queue random sched secrets selectors shelve shlex shutil smtplib socket socketserver "
     "ssl statistics string subprocess sysconfig tarfile tempfile textwrap threading timeit token "
     "trace traceback turtle types typing unittest uuid warnings wave weakref webbrowser zipfile"
-).split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +70,17 @@ def calibration_texts() -> list[str]:
 def read_corpus(path: Path) -> list[str]:
     """Read a user's texts: one a line, or `.jsonl` whose objects have a "text" field.
 
-    Blank lines are skipped. Raises `ConversionError` naming the file, and the line or byte.
+    Blank lines are skipped. Raises `ConversionError` naming the file, and the line.
     """
     try:
-        content = path.read_bytes().decode("utf-8-sig")
+        raw = path.read_bytes()
+        content = raw.decode("utf-8-sig")
     except OSError as error:
         raise ConversionError(f"corpus {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise ConversionError(f"corpus {path}: not UTF-8 at byte {error.start}") from error
+        line = raw.count(b"\n", 0, error.start) + 1
+        where = f"corpus {path}, line {line}, byte {error.start} of the file"
+        raise ConversionError(f"{where}: not UTF-8") from error
     lines = [(number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()]
     if path.suffix == ".jsonl":
         texts = [_text_field(line, where=f"corpus {path}, line {number}") for number, line in lines]
@@ -108,7 +114,10 @@ def _mixed(pool: _Pool, count: int) -> list[str]:
 @cache
 def _pools() -> tuple[_Pool, _Pool]:
     """(probe, calibration)."""
-    sources = [*sorted(topics.items()), *((name, _docstrings(name)) for name in DOCSTRING_MODULES)]
+    sources = [
+        *sorted(topics.items()),
+        *((name, _docstrings(name)) for name in DOCSTRING_MODULES.split()),
+    ]
     own_lines = _by_digest(SHORT_TEXTS_FILE.read_text(encoding="utf-8").splitlines())
     cut = round(len(own_lines) * PROBE_SHARE)
     sides: tuple[list[list[str]], list[list[str]]] = ([], [])
@@ -126,17 +135,17 @@ def _pool(own_lines: list[str], sources: Iterable[list[str]]) -> _Pool:
     paragraphs: list[str] = []
     long: list[str] = []
     for prose in sources:
-        summaries += [text for text in prose if len(text) in SHORT_CHARS and text.endswith(".")]
-        for text in _pieces(text for text in prose if len(text) in PARAGRAPH_CHARS):
+        summaries += [text for text in prose if len(text) in SHORT_CHARS]
+        for text in _pieces(iter(prose)):
             (long if len(text) >= LONG_CHARS else paragraphs).append(text)
     return _Pool(own_lines + _by_digest(summaries), _by_digest(paragraphs), _by_digest(long))
 
 
 def _pieces(prose: Iterator[str]) -> Iterator[str]:
-    """Deal one source's paragraphs out: some alone, the next ones joined to a long text."""
+    """Deal one source's texts out: a few paragraphs alone, the next texts joined to a long one."""
     while True:
-        alone = [text for _, text in zip(range(PARAGRAPHS_PER_LONG), prose, strict=False)]
-        yield from alone
+        paragraphs = (text for text in prose if len(text) in PARAGRAPH_CHARS)
+        yield from itertools.islice(paragraphs, ALONE_BETWEEN_LONG)
         joined = ""
         for text in prose:
             joined = f"{joined} {text}".strip()
@@ -148,13 +157,14 @@ def _pieces(prose: Iterator[str]) -> Iterator[str]:
 
 
 def _prose(source: str) -> Iterator[str]:
-    """The paragraphs that read as English, each on one line; grammar, code and tables are left out."""
+    """The paragraphs that read as English, each on one line, without reference markup."""
     for block in re.split(r"\n\s*\n", source):
         text = " ".join(block.split())
+        is_sentence = text[:1].isupper() and text.endswith((".", ":", "?", "!"))
         letters = sum(character.isalpha() or character == " " for character in text)
-        looks_like_code = "::=" in text or ">>>" in text or "----" in text or "****" in text
-        if text and letters / len(text) > 0.88 and not looks_like_code:
-            yield re.sub(r'"(\S+?)"|\*(\S+?)\*', r"\1\2", text)  # reference markup, not language
+        is_code = any(mark in text for mark in CODE_MARKS)
+        if is_sentence and not is_code and letters >= LEAST_LETTER_SHARE * len(text):
+            yield re.sub(r'"(\S+?)"|\*(\S+?)\*', r"\1\2", text)
 
 
 def _docstrings(module: str) -> str:

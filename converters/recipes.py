@@ -15,6 +15,7 @@ from serve_app.manifest import Fidelity, Runtime
 from serve_app.policy.batching import next_batch
 
 CALIBRATION_BATCH_TOKENS = 2048
+MAX_EXPORT_ERROR = 1e-4  # of a unit vector's component; rounding gives 1e-7
 MAX_DRIFT = 1e-4
 MIN_P1 = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.999, "int8": 0.98}
 
@@ -29,10 +30,16 @@ class Source:
 
     @cached_property
     def onnx_fp32(self) -> Path:
-        from converters.to_onnx import export
+        from converters.to_onnx import export, parity_error
 
         file = self.scratch / MODEL_FILES["onnx"]
-        export(self.checkpoint.load_model(), file, pooling=self.checkpoint.facts.pooling)
+        model, pooling = self.checkpoint.load_model(), self.checkpoint.facts.pooling
+        export(model, file, pooling=pooling)
+        error = parity_error(model, file, pooling=pooling)
+        if error > MAX_EXPORT_ERROR:
+            raise ConversionError(
+                f"the ONNX export differs from PyTorch by {error:.1e} a component"
+            )
         return file
 
 

@@ -1,4 +1,4 @@
-"""One ONNX file for text -> unit vector: the transformer, the pooling and the normalisation in a single graph.
+"""One ONNX graph from token ids to unit vectors: transformer, pooling and normalisation.
 
 The graph is left as the exporter wrote it. ONNX Runtime fuses it when a session loads it (offline
 fusion gained ~0 % on CPU), and the INT8 recipe (`to_int8.py`) finds its matrix products only in an
@@ -8,7 +8,6 @@ unfused graph.
 import contextlib
 import io
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,56 +18,39 @@ import onnx
 import onnxruntime as ort
 import torch
 
+from serve_app.engines.pooling import pool
 from serve_app.errors import ConversionError
+from serve_app.manifest import Pooling
 
 OPSET = 18
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAME = "sentence_embedding"  # the dynamo exporter writes an invalid model for "embedding"
-POOLINGS = ("mean", "cls", "last", "max")
 
 logger = logging.getLogger(__name__)
 
 
 class SentenceEmbedder(torch.nn.Module):
-    """A transformer with pooling, and normalisation to unit length, as one module."""
+    """A transformer with pooling and normalisation to unit length, as one module."""
 
-    def __init__(self, model: torch.nn.Module, *, pooling: str, normalize: bool) -> None:
+    def __init__(self, model: torch.nn.Module, *, pooling: Pooling) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise ConversionError(f"pooling {pooling!r} is not one of {', '.join(POOLINGS)}")
         self.model = model
-        self.pooling = pooling
-        self.normalize = normalize
+        self.pooling: Pooling = pooling
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Map int64 [batch, tokens] ids and mask to float32 [batch, dims]."""
         output = self.model(input_ids=input_ids, attention_mask=attention_mask)
-        vectors = pool(output.last_hidden_state, attention_mask, pooling=self.pooling)
-        return torch.nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+        vectors = pool(output.last_hidden_state, attention_mask, self.pooling)
+        return torch.nn.functional.normalize(vectors, dim=-1)
 
 
-def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, *, pooling: str) -> torch.Tensor:
-    """Reduce hidden states [batch, tokens, dims] to [batch, dims]; padding stands on the right."""
-    if pooling == "cls":
-        return hidden[:, 0]
-    if pooling == "last":
-        last = attention_mask.sum(dim=1) - 1
-        index = last.reshape(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
-        return hidden.gather(1, index).squeeze(1)
-    mask = attention_mask.unsqueeze(-1)
-    if pooling == "max":
-        return hidden.masked_fill(mask == 0, float("-inf")).amax(dim=1)
-    weights = mask.to(hidden.dtype)
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
-
-
-def export(model: torch.nn.Module, out_file: Path, *, pooling: str, normalize: bool = True) -> None:
+def export(model: torch.nn.Module, out_file: Path, *, pooling: Pooling) -> None:
     """Write `model` (eager attention, FP32) to `out_file` as ONNX, checked for validity.
 
     Inputs `input_ids` and `attention_mask`, int64 [batch, tokens], both axes dynamic; output
     `sentence_embedding`, float32 [batch, dims]. Raises `ConversionError` when no exporter succeeds.
     """
-    embedder = SentenceEmbedder(model, pooling=pooling, normalize=normalize).eval()
+    embedder = SentenceEmbedder(model, pooling=pooling).eval()
     with tempfile.TemporaryDirectory(dir=out_file.parent, prefix=".export-") as folder:
         draft = Path(folder) / out_file.name
         try:
@@ -77,15 +59,14 @@ def export(model: torch.nn.Module, out_file: Path, *, pooling: str, normalize: b
             logger.warning("TorchScript export failed (%s), trying dynamo", _first_line(error))
             _run_exporter_or_fail(embedder, draft)
         onnx.checker.check_model(str(draft), full_check=True)
-        os.replace(draft, out_file)
+        draft.replace(out_file)
 
 
 def parity_error(
     model: torch.nn.Module,
     onnx_file: Path,
     *,
-    pooling: str,
-    normalize: bool = True,
+    pooling: Pooling,
     batch: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> float:
     """Largest absolute difference between the file's vectors and PyTorch's on a padded batch.
@@ -94,7 +75,7 @@ def parity_error(
     with other sizes than the export used, so an axis frozen by tracing shows.
     """
     input_ids, attention_mask = batch or _example(batch_size=3, tokens=11)
-    embedder = SentenceEmbedder(model, pooling=pooling, normalize=normalize).eval()
+    embedder = SentenceEmbedder(model, pooling=pooling).eval()
     with torch.inference_mode():
         expected = embedder(torch.from_numpy(input_ids), torch.from_numpy(attention_mask)).numpy()
     session = ort.InferenceSession(str(onnx_file), providers=["CPUExecutionProvider"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import ClassVar
 
 from locust import HttpUser, between, task
 
@@ -19,7 +20,7 @@ class EmbeddingUser(HttpUser):
 
     abstract = True
     wait_time = between(0.01, 0.1)
-    hint: dict[str, float | str]
+    hint: ClassVar[dict[str, float | str]]
     texts_per_request = 1
 
     @task
@@ -47,36 +48,36 @@ class TightBudget(EmbeddingUser):
     """A search box that waits for its vector."""
 
     weight = 3
-    hint = {"latency_ms": 25}
+    hint: ClassVar[dict[str, float | str]] = {"latency_ms": 25}
 
 
 class Interactive(EmbeddingUser):
     """A page that loads."""
 
     weight = 3
-    hint = {"latency_ms": 100}
+    hint: ClassVar[dict[str, float | str]] = {"latency_ms": 100}
 
 
 class Relaxed(EmbeddingUser):
     """A job that can wait a second."""
 
-    hint = {"latency_ms": 1000}
+    hint: ClassVar[dict[str, float | str]] = {"latency_ms": 1000}
 
 
 class BestQuality(EmbeddingUser):
     """Evaluation runs."""
 
-    hint = {"quality": "best"}
+    hint: ClassVar[dict[str, float | str]] = {"quality": "best"}
 
 
 class Unhinted(EmbeddingUser):
     """A client that knows nothing of hints."""
 
-    hint = {}
+    hint: ClassVar[dict[str, float | str]] = {}
 
 
 class Indexing(EmbeddingUser):
     """Documents in bulk, 32 at a time, for as little as can be."""
 
-    hint = {"quality": "fast"}
+    hint: ClassVar[dict[str, float | str]] = {"quality": "fast"}
     texts_per_request = 32

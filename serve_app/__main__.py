@@ -89,9 +89,6 @@ def require_free_port(host: str, port: int) -> None:
 def run(args: argparse.Namespace, given: dict[str, Any]) -> None:
     """Start a local cluster and the application, announce it, wait, stop it all."""
     started_s = time.monotonic()
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
     import ray
     from ray import serve
 
@@ -100,19 +97,21 @@ def run(args: argparse.Namespace, given: dict[str, Any]) -> None:
     say("starting Ray")
     try:
         ray.init(
+            address="local",  # never a cluster that happens to run here
             num_cpus=args.num_cpus,
             include_dashboard=args.dashboard,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # in place of Ray's own
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(http_options={"host": args.host, "port": args.port}, logging_config=LOGGING)
         say("deploying the ladder")
         serve.run(build_app(given), name="embeddings", logging_config=LOGGING)
-        if not stopped.is_set():
-            url = f"http://{args.host}:{args.port}"
-            say(f"ready in {time.monotonic() - started_s:.0f} s on {url} (Ctrl-C stops)")
-        stopped.wait()
+        url = f"http://{args.host}:{args.port}"
+        say(f"ready in {time.monotonic() - started_s:.0f} s on {url} (Ctrl-C stops)")
+        threading.Event().wait()
+    except KeyboardInterrupt:
         say("stopping")
     finally:
         _stop(serve.shutdown, ray.shutdown)
@@ -120,6 +119,8 @@ def run(args: argparse.Namespace, given: dict[str, Any]) -> None:
 
 def _stop(*steps: Callable[[], None]) -> None:
     """End Serve, then Ray. What Ray prints about actors that end as told is of no use to anyone."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
     with contextlib.redirect_stderr(io.StringIO()):
         for step in steps:
             with contextlib.suppress(Exception):

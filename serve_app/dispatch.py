@@ -51,7 +51,7 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The vectors of one request, float32 [texts, dims], and where its time went."""
+    """The vectors of one request, float32 [texts, dims], and where the time of its last part went."""
 
     vectors: Vectors
     queue_ms: float
@@ -108,10 +108,9 @@ class Lane:
             finally:
                 for part in parts:
                     part.result.cancel()
+        last = max(done, key=lambda part: part.queue_ms + part.inference_ms)
         return Embedded(
-            vectors=np.concatenate([d.vectors for d in done]),
-            queue_ms=max(d.queue_ms for d in done),
-            inference_ms=max(d.inference_ms for d in done),
+            np.concatenate([part.vectors for part in done]), last.queue_ms, last.inference_ms
         )
 
     def _split(self, texts: list[TokenIds], *, deadline_s: float | None) -> list[_Part]:
@@ -164,7 +163,9 @@ class Lane:
         except Exception as error:  # every waiting request must hear of it
             self._fail(parts, error)
             return
-        self.load.saw(reply.state, now_s=time.monotonic())
+        now_s = time.monotonic()
+        hop_ms = (now_s - sent_s) * 1000 - reply.queue_ms - reply.inference_ms
+        self.load.saw(reply.state, hop_ms=hop_ms, now_s=now_s)
         rows = np.frombuffer(reply.vectors, dtype=np.float32).reshape(-1, self._dims)
         start = 0
         for part in parts:

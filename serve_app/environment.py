@@ -74,18 +74,22 @@ def apply_local_environment(*, haproxy: str | None, localhost_only: bool) -> Non
 
 
 def _own_places() -> dict[str, str]:
-    """By default all clusters of a host share two ports and a folder, and get in each other's way."""
+    """By default all clusters of a host share ports and a folder, and get in each other's way."""
     folder = Path(tempfile.mkdtemp(prefix="haproxy-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    stats_port, metrics_port = _free_ports(2)
+    stats, metrics, fallback_http, fallback_grpc = _free_ports(4)
     return {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        # While its own router starts, HAProxy sends requests to this port: another cluster's, if
+        # both have the default.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
     }
 
 

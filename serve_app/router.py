@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from serve_app.dispatch import Lane, Transport
 from serve_app.engines.tokenization import Tokenized, Tokenizer
 from serve_app.errors import (
     BadRequest,
+    HintConflict,
     InternalError,
     MethodNotAllowed,
     NotAdmitted,
@@ -49,7 +49,7 @@ from serve_app.errors import (
 from serve_app.policy.forecast import forecast
 from serve_app.policy.hint import Hint, Quality
 from serve_app.policy.load import VariantLoad
-from serve_app.policy.routing import Candidate, Decision, decide
+from serve_app.policy.routing import Candidate, Decision, decide, fidelity_floor
 from serve_app.registry import Ladder, Rung
 from serve_app.settings import Settings
 
@@ -111,13 +111,10 @@ class Router:
     async def _warm_up(self, name: str) -> None:
         lane = self._lanes[name]
         texts = self._tokenizer.encode(["warm-up"]).texts
-        hops_ms = []
-        for _ in range(1 + WARM_UP_CALLS):
-            started_s = time.monotonic()
-            done = await lane.embed(texts, deadline_s=None)
-            elapsed_ms = (time.monotonic() - started_s) * 1000
-            hops_ms.append(elapsed_ms - done.queue_ms - done.inference_ms)
-        lane.load.hop_ms = statistics.median(hops_ms[1:])  # the first call opens connections
+        await lane.embed(texts, deadline_s=None)  # opens connections: tells nothing of later calls
+        lane.load.hop_ms = None
+        for _ in range(WARM_UP_CALLS):
+            await lane.embed(texts, deadline_s=None)
         self._ready.add(name)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -162,12 +159,7 @@ class Router:
         sent_s = time.monotonic()
         deadline_s = None if decision.budget_ms is None else arrived_s + decision.budget_ms / 1000
         done = await lane.embed(prepared.tokenized.texts, deadline_s=deadline_s)
-        took_ms = _ms_since(sent_s)
-        lane.load.learn(
-            predicted_ms=chosen.forecast.p50_ms,
-            actual_ms=took_ms,
-            overhead_ms=took_ms - done.queue_ms - done.inference_ms,
-        )
+        lane.load.learn(predicted_ms=chosen.forecast.p50_ms, actual_ms=_ms_since(sent_s))
         request = prepared.request
         data = embedding_items(shorten(done.vectors, request.dimensions), request.encoding)
         routing = routing_object(
@@ -213,12 +205,25 @@ class Router:
                 f"no variant {shown(hint.variant)}; deployed are {', '.join(self._rungs)}",
                 param="variant",
             )
+        if hint.variant is not None:
+            self._require_no_conflict(hint, hint.variant)
         if request.dimensions is not None and request.dimensions > self._dims:
             raise BadRequest(
                 f"dimensions is {request.dimensions}, the model has {self._dims}",
                 param="dimensions",
             )
         return hint.or_default(self._default_hint)
+
+    def _require_no_conflict(self, hint: Hint, pinned: str) -> None:
+        """A floor is a promise; a pin below it cannot be served."""
+        fidelities = {name: rung.manifest.fidelity.p1 for name, rung in self._rungs.items()}
+        floor = fidelity_floor(hint, list(fidelities.values()))
+        if fidelities[pinned] < floor:
+            raise HintConflict(
+                f"variant {shown(pinned)} has fidelity {fidelities[pinned]:.4f}, "
+                f"and quality asks for {floor:.4f} at least",
+                param="variant",
+            )
 
     async def _tokenize(self, request: EmbeddingRequest) -> Tokenized:
         if request.token_ids is not None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import httpx
+import hypothesis
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
+from serve_app.dispatch import Transport
+from serve_app.engines.base import open_engine
 from serve_app.manifest import (
     FORMAT_VERSION,
     TOKENIZER_NAME,
@@ -15,21 +25,49 @@ from serve_app.manifest import (
     Fidelity,
     Manifest,
     Profile,
-    Tokenizer as TokenizerFacts,
+    Tokenizer,
     describe_files,
     sha256_of,
     write_manifest,
 )
+from serve_app.registry import load_ladder
+from serve_app.replica import Replica
+from serve_app.router import Router
+from serve_app.settings import parse_settings
 
-WORDS = "[PAD] [UNK] [CLS] [SEP] a the query text of hello world warm - up".split()
+hypothesis.settings.register_profile(
+    "repeatable", derandomize=True, database=None, deadline=None, max_examples=100
+)
+hypothesis.settings.load_profile("repeatable")
+
+E2E = Path(__file__).parent / "e2e"
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+WORDS = [*SPECIAL, "a", "the", "query", "text", "of", "hello", "world", "warm", "-", "up"]
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 MakeArtifact = Callable[..., Manifest]
 
 
+@pytest.fixture(autouse=True)
+def no_ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside `e2e/` nothing starts Ray: `ray.init` raises, and Ray is not even imported for that."""
+    if E2E in request.path.parents:
+        return
+    if "ray" in sys.modules:
+        monkeypatch.setattr(sys.modules["ray"], "init", _refuse_ray)
+    else:
+        monkeypatch.setitem(sys.modules, "ray", None)
+
+
+def _refuse_ray(*_: object, **__: object) -> None:
+    raise AssertionError("a unit test must not start Ray: move it to tests/e2e/")
+
+
 def write_tokenizer(file: Path) -> None:
     """A word-level tokenizer with BERT's special tokens."""
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer = FastTokenizer(
+        models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token=SPECIAL[1])
+    )
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -48,10 +86,8 @@ def write_artifact(folder: Path, *, p1: float, cost_ms: float, drift: float = 0.
         variant=folder.name,
         runtime="fake",
         precision=folder.name.rpartition("-")[2],
-        checkpoint=Checkpoint(
-            name="tiny", digest="0" * 64, dims=8, max_tokens=16, pooling="mean"
-        ),
-        tokenizer=TokenizerFacts(
+        checkpoint=Checkpoint(name="tiny", digest="0" * 64, dims=8, max_tokens=16, pooling="mean"),
+        tokenizer=Tokenizer(
             digest=sha256_of(folder / TOKENIZER_NAME), pad_id=0, vocab_size=len(WORDS)
         ),
         files=describe_files(folder),
@@ -91,3 +127,98 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no ../shared/data beside this checkout: real evaluation data is absent")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def fake_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One fake artifact that lives as long as the session."""
+    folder = tmp_path_factory.mktemp("fake")
+    write_artifact(folder / "fake-fp32", p1=1.0, cost_ms=0.3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All variants of the default checkpoint, built once by the command that users run.
+
+    Set EMBEDDING_TEST_ARTIFACTS to a folder of finished artifacts to skip the build.
+    """
+    pytest.importorskip("torch", reason="torch is not installed: nothing can be converted")
+    if given := os.environ.get("EMBEDDING_TEST_ARTIFACTS"):
+        return Path(given).resolve()
+    folder = tmp_path_factory.mktemp("real") / "artifacts"
+    subprocess.run([sys.executable, "-m", "converters", "build", "--out", str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture(name="write_artifact")
+def fixture_write_artifact() -> MakeArtifact:
+    """`write_artifact` for tests, which cannot import this file."""
+    return write_artifact
+
+
+class Served:
+    """A router and its replicas in this process, asked over ASGI on one event loop."""
+
+    def __init__(self, runner: asyncio.Runner, router: Router) -> None:
+        self.router = router
+        self._runner = runner
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self._runner.run(work)
+
+    def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """One request; `request` is what httpx takes: json, content, headers."""
+        return self.run(self._ask(method, path, **request))
+
+    def embed(self, text: object = "hello world", **fields: object) -> httpx.Response:
+        """`POST /v1/embeddings` with further fields of the body."""
+        return self.ask("POST", "/v1/embeddings", json={"input": text, **fields})
+
+    async def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(app=self.router.handle)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, **request)
+
+
+MakeRouter = Callable[..., Served]
+
+
+@pytest.fixture(scope="session")
+def clear_cut_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ladder whose forecasts lie so far apart that the speed of this machine decides nothing.
+
+    "hello world", 4 tokens, is forecast at p95 4800, 480 and 48 ms.
+    """
+    folder = tmp_path_factory.mktemp("clear_cut")
+    write_artifact(folder / "fake-fp32", p1=1.0, cost_ms=1000)
+    write_artifact(folder / "fake-bf16", p1=0.9995, cost_ms=100)
+    write_artifact(folder / "fake-int8", p1=0.985, cost_ms=10)
+    return folder
+
+
+@pytest.fixture
+def make_router(clear_cut_artifacts: Path) -> Iterator[MakeRouter]:
+    """Build routers over in-process replicas, as `app.py` builds them over Ray's."""
+    with asyncio.Runner() as runner:
+
+        def make(
+            artifacts: Path = clear_cut_artifacts,
+            *,
+            ready: bool = True,
+            transports: Mapping[str, Transport] | None = None,
+            **settings: object,
+        ) -> Served:
+            ladder = load_ladder(artifacts)
+            own = {
+                rung.manifest.variant: Replica(
+                    open_engine(rung.folder, rung.manifest), rung.manifest, name="replica"
+                ).embed
+                for rung in ladder.rungs
+            }
+            router = Router(ladder, own | dict(transports or {}), settings=parse_settings(settings))
+            if ready:
+                runner.run(router.warm_up())
+            return Served(runner, router)
+
+        yield make

@@ -67,7 +67,9 @@ def open_engine(
         ) from error
     try:
         return cast("OpenEngine", module.open_engine)(folder, variant, threads, device)
-    except (RuntimeError, ValueError, OSError) as error:
+    except ArtifactError:
+        raise
+    except Exception as error:  # ONNX Runtime's derive from nothing narrower
         first_line = str(error).strip().splitlines()[0]
         raise ArtifactError(f"{folder}: {variant.runtime} cannot load it: {first_line}") from error
 

@@ -23,6 +23,6 @@ def pool(states: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Te
     if pooling == "max":
         return states.masked_fill(weights == 0, torch.finfo(states.dtype).min).amax(1)
     if pooling == "lasttoken":
-        last = mask.to(torch.int64).sum(1) - 1
-        return states[torch.arange(states.shape[0], device=states.device), last]
+        last = mask.to(torch.int64).sum(1) - 1  # gathered, not indexed: that exports to ONNX
+        return states.gather(1, last.reshape(-1, 1, 1).expand(-1, 1, states.shape[2])).squeeze(1)
     return states[:, 0]

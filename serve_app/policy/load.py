@@ -36,7 +36,7 @@ class VariantLoad:
 
     def __init__(self) -> None:
         self.inflight_tokens = 0
-        self.hop_ms = 0.0  # measured before the first request, then learned
+        self.hop_ms: float | None = None  # learned from every call, the router's warm-up first
         self.forecast_error: float | None = None
         self._seen: dict[str, tuple[float, ReplicaState]] = {}
 
@@ -49,17 +49,20 @@ class VariantLoad:
         finally:
             self.inflight_tokens -= tokens
 
-    def saw(self, state: ReplicaState, *, now_s: float) -> None:
-        """A reply from a replica arrived."""
+    def saw(self, state: ReplicaState, *, hop_ms: float, now_s: float) -> None:
+        """A reply from a replica arrived; the call took `hop_ms` beyond queue and engine."""
         self._seen[state.replica] = (now_s, state)
+        if self.hop_ms is None:
+            self.hop_ms = hop_ms
+        else:
+            self.hop_ms += CORRECTION_WEIGHT * (hop_ms - self.hop_ms)
 
     def lost(self) -> None:
         """A replica died; nobody says which, so all must show themselves again."""
         self._seen.clear()
 
-    def learn(self, *, predicted_ms: float, actual_ms: float, overhead_ms: float) -> None:
-        """Take one finished request into the running means of hop cost and forecast error."""
-        self.hop_ms += CORRECTION_WEIGHT * (overhead_ms - self.hop_ms)
+    def learn(self, *, predicted_ms: float, actual_ms: float) -> None:
+        """Take one finished request into the running mean of the forecast's relative error."""
         error = abs(actual_ms - predicted_ms) / predicted_ms
         if self.forecast_error is None:
             self.forecast_error = error
@@ -77,5 +80,5 @@ class VariantLoad:
         return Load(
             inflight_tokens=self.inflight_tokens,
             replicas=max(1, len(self.replicas(now_s=now_s))),
-            hop_ms=self.hop_ms,
+            hop_ms=self.hop_ms or 0.0,
         )

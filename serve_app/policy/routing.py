@@ -95,13 +95,18 @@ def decide(
     )
 
 
+def fidelity_floor(hint: Hint, fidelities: Sequence[float]) -> float:
+    """The lowest fidelity that the hint allows, given those of the deployed variants."""
+    if hint.quality is None:
+        return 0.0
+    return max(fidelities) if hint.quality.best else hint.quality.floor
+
+
 def _meet_quality(
     hint: Hint, candidates: Sequence[Candidate]
 ) -> tuple[list[Candidate], list[Rejected]]:
     """Filter by pin and quality."""
-    floor = hint.quality.floor if hint.quality else 0.0
-    if hint.quality and hint.quality.best:
-        floor = max(c.fidelity for c in candidates)
+    floor = fidelity_floor(hint, [c.fidelity for c in candidates])
     allowed, rejected = [], []
     for c in candidates:
         if c.fidelity < floor:

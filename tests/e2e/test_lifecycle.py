@@ -1,0 +1,174 @@
+"""Start and stop: one line for what a person can mend, no process left behind."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import STOPPED_WITHIN_S, Server, StartServer, free_port
+
+pytestmark = pytest.mark.e2e
+
+
+def failed_start(*flags: str) -> str:
+    """The one line on standard error of a server that cannot start."""
+    done = subprocess.run(
+        [sys.executable, "-m", "serve_app", *flags],
+        capture_output=True,
+        text=True,
+        timeout=STOPPED_WITHIN_S,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+def test_a_missing_folder_says_how_to_build(tmp_path: Path) -> None:
+    """No artifacts: the line names the folder and the command that makes them."""
+    line = failed_start("--artifacts", str(tmp_path / "none"))
+    assert str(tmp_path / "none") in line
+    assert "converters build" in line
+
+
+def test_a_tampered_artifact_is_refused_by_name(real_artifacts: Path, tmp_path: Path) -> None:
+    """One changed byte in a model file: the line names the variant and the file."""
+    shutil.copytree(real_artifacts, tmp_path / "artifacts")
+    with (tmp_path / "artifacts" / "onnx-int8" / "model.onnx").open("r+b") as file:
+        file.seek(1000)
+        byte = file.read(1)
+        file.seek(1000)
+        file.write(bytes([byte[0] ^ 1]))
+    line = failed_start("--artifacts", str(tmp_path / "artifacts"))
+    assert "onnx-int8" in line
+    assert "model.onnx" in line
+
+
+def test_a_broken_manifest_is_refused_by_field(real_artifacts: Path, tmp_path: Path) -> None:
+    """A manifest that lacks a field: the line names the file and the field."""
+    shutil.copytree(real_artifacts / "onnx-fp32", tmp_path / "artifacts" / "onnx-fp32")
+    manifest = tmp_path / "artifacts" / "onnx-fp32" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"fidelity"', '"fidelitee"'))
+    assert "fidelit" in failed_start("--artifacts", str(tmp_path / "artifacts"))
+
+
+def test_a_taken_port_is_named(real_artifacts: Path) -> None:
+    """A port in use: the line names it and the flag for another."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        line = failed_start("--artifacts", str(real_artifacts), "--port", port)
+    assert port in line
+    assert "--port" in line
+
+
+def test_a_variant_that_was_not_built_is_named(real_artifacts: Path) -> None:
+    """--variants with an unknown name: the line names it and those that exist."""
+    line = failed_start("--artifacts", str(real_artifacts), "--variants", "onnx-int4")
+    assert "onnx-int4" in line
+    assert "onnx-int8" in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_leaves_no_process(start_server: StartServer, number: signal.Signals) -> None:
+    """Ctrl-C, or SIGTERM, ends the server with exit code 0 and every process it started."""
+    server: Server = start_server("--variants", "onnx-int8")
+    assert server.stop(number) == []
+    assert server.process.returncode == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_serve_run_works(
+    real_artifacts: Path, serve_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """`serve run serve_app.app:build_app` serves the same application."""
+    port = free_port()
+    config = _serve_yaml(tmp_path, real_artifacts, port)
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                str(Path(sys.executable).with_name("serve")),
+                "run",
+                "--address",
+                "local",
+                str(config),
+            ],
+            env=serve_environment,
+            stdout=log,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    server = Server(f"http://127.0.0.1:{port}", process, tmp_path / "log")
+    try:
+        server.wait_until_ready()
+    finally:
+        left = server.stop()
+    assert left == []
+
+
+def test_serve_deploy_works(
+    real_artifacts: Path, serve_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """`serve deploy` of serve.yaml brings the application onto a running cluster."""
+    port, ray_port, dashboard_port = free_port(), free_port(), free_port()
+    config = _serve_yaml(tmp_path, real_artifacts, port)
+    commands = Path(sys.executable).parent
+    start = [str(commands / "ray"), "start", "--head", "--block", f"--port={ray_port}"]
+    start += ["--temp-dir", f"/tmp/ray-test-{ray_port}"]  # noqa: S108 (sockets: a short path)
+    start += [f"--dashboard-port={dashboard_port}", "--disable-usage-stats"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            start, env=serve_environment, stdout=log, stderr=log, text=True, cwd=Path.cwd()
+        )
+    server = Server(f"http://127.0.0.1:{port}", process, tmp_path / "log")
+    try:
+        _deploy_when_up(commands / "serve", config, dashboard_port, serve_environment)
+        server.wait_until_ready()
+    finally:
+        server.stop(signal.SIGTERM)
+
+
+def _serve_yaml(folder: Path, artifacts: Path, port: int) -> Path:
+    """The shipped serve.yaml with the test's port, artifacts and only the cheapest variant."""
+    import yaml
+
+    shipped = Path(__file__).parents[2] / "serve_app" / "serve.yaml"
+    content = yaml.safe_load(shipped.read_text(encoding="utf-8"))
+    content["http_options"]["port"] = port
+    (application,) = content["applications"]
+    application["args"] |= {"artifacts": str(artifacts), "variants": "onnx-int8"}
+    config = folder / "serve.yaml"
+    config.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return config
+
+
+def _deploy_when_up(
+    serve: Path, config: Path, dashboard_port: int, environment: dict[str, str]
+) -> None:
+    command = [str(serve), "deploy", str(config), "-a", f"http://127.0.0.1:{dashboard_port}"]
+    environment = environment | {"RAY_AUTH_MODE": "token"}  # `ray start` asks for one by default
+    for _ in range(30):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        time.sleep(1)
+    pytest.fail(f"serve deploy failed: {done.stderr}")
+
+
+def test_cluster_yaml_passes_rays_own_validation() -> None:
+    """`ray up cluster.yaml` would accept the shipped file."""
+    import yaml
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    shipped = Path(__file__).parents[2] / "cluster.yaml"
+    config = prepare_config(yaml.safe_load(shipped.read_text(encoding="utf-8")))
+    validate_config(config)
+    with pytest.raises(Exception, match="surprise"):
+        validate_config(config | {"surprise": 1})

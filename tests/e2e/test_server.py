@@ -1,0 +1,171 @@
+"""The main job over real HTTP: right vectors from the right variant, by hint."""
+
+import base64
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import psutil
+import pytest
+
+from converters import corpus
+from tests.e2e.harness import Server, StartServer
+
+pytestmark = pytest.mark.e2e
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+TEXTS: list[str] = json.loads((GOLDEN / "golden_texts.json").read_text(encoding="utf-8"))
+VECTORS = np.load(GOLDEN / "golden.npz")["vectors"]
+
+
+def embed(http: httpx.Client, **body: Any) -> dict[str, Any]:
+    answer = http.post("/v1/embeddings", json={"input": TEXTS} | body)
+    assert answer.status_code == httpx.codes.OK, answer.text
+    return answer.json()
+
+
+def vectors_of(content: dict[str, Any]) -> np.ndarray:
+    return np.array([item["embedding"] for item in content["data"]])
+
+
+def ladder(http: httpx.Client) -> list[dict[str, Any]]:
+    return http.get("/v1/variants").json()["variants"]
+
+
+def test_best_quality_equals_sentence_transformers(http: httpx.Client) -> None:
+    """quality=best gives FP32's vectors, cosine at least 0.9999."""
+    content = embed(http, quality="best")
+    assert content["routing"]["fidelity"] == max(v["fidelity"] for v in ladder(http))
+    assert (vectors_of(content) * VECTORS).sum(1).min() >= 0.9999
+
+
+def test_fast_is_the_cheapest_variant_and_keeps_its_word(http: httpx.Client) -> None:
+    """quality=fast takes the cheapest variant, and its vectors are as close as it states."""
+    cheapest = min(ladder(http), key=lambda v: v["profile"]["cost_ms"])
+    probe = corpus.probe_texts()
+    fast, best = (embed(http, input=probe, quality=quality) for quality in ("fast", "best"))
+    assert fast["routing"]["variant"] == cheapest["variant"]
+    close = (vectors_of(fast) * vectors_of(best)).sum(1)
+    assert np.percentile(close, 1) >= cheapest["fidelity"] - 1e-4
+
+
+def test_a_wide_budget_gets_the_highest_fidelity(http: httpx.Client) -> None:
+    """One second, unloaded: the highest fidelity, and within 0.001 of it the cheapest."""
+    rungs = ladder(http)
+    top = max(v["fidelity"] for v in rungs)
+    near = [v for v in rungs if v["fidelity"] >= top - 0.001]
+    wanted = min(near, key=lambda v: v["profile"]["cost_ms"])["variant"]
+    content = embed(http, input="a short text", latency_ms=1000)
+    assert content["routing"]["variant"] == wanted
+    assert content["routing"]["within_budget"] is True
+
+
+def test_an_impossible_budget_is_not_admitted(http: httpx.Client) -> None:
+    """A budget below every forecast is a 429 that says so."""
+    answer = http.post("/v1/embeddings", json={"input": "text", "latency_ms": 0.01})
+    assert answer.status_code == httpx.codes.TOO_MANY_REQUESTS
+    assert "needs" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] == "latency_ms"
+
+
+def test_headers_do_the_same_as_the_body(http: httpx.Client) -> None:
+    """X-Latency-Ms, X-Quality and X-Variant route as their fields do."""
+    tight = http.post("/v1/embeddings", json={"input": "t"}, headers={"X-Latency-Ms": "0.01"})
+    assert tight.status_code == httpx.codes.TOO_MANY_REQUESTS
+    for name, value in (("quality", "fast"), ("quality", "best"), ("variant", "onnx-fp32")):
+        by_body = embed(http, **{name: value})["routing"]
+        answer = http.post(
+            "/v1/embeddings", json={"input": TEXTS}, headers={f"X-{name.title()}": value}
+        )
+        assert answer.json()["routing"]["variant"] == by_body["variant"]
+        assert answer.headers["X-Variant"] == by_body["variant"]
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [{"quality": "best"}, {"quality": "fast"}, {"latency_ms": 1000}, {"variant": "onnx-fp32"}, {}],
+)
+def test_route_tells_what_embeddings_would_do(http: httpx.Client, hint: dict[str, Any]) -> None:
+    """/v1/route names the variant that /v1/embeddings then takes, and why not each other one."""
+    told = http.post("/v1/route", json={"input": TEXTS[0]} | hint).json()
+    done = embed(http, input=TEXTS[0], **hint)["routing"]
+    assert told["variant"] == done["variant"]
+    others = {v["variant"] for v in ladder(http)} - {told["variant"]}
+    assert {r["variant"] for r in told["rejected"]} == others
+    assert all(r["reason"] for r in told["rejected"])
+
+
+def test_route_explains_a_refusal(http: httpx.Client) -> None:
+    """/v1/route answers an impossible budget with the reason, not with an error."""
+    answer = http.post("/v1/route", json={"input": "text", "latency_ms": 0.01})
+    assert answer.status_code == httpx.codes.OK
+    assert answer.json()["admitted"] is False
+    assert "needs" in answer.json()["reason"]
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64", None])
+def test_the_official_client_works_unchanged(server: Server, encoding: str | None) -> None:
+    """OpenAI's Python client gets right vectors in each encoding, with our hint beside."""
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused")
+    chosen = {} if encoding is None else {"encoding_format": encoding}
+    answer = client.embeddings.create(
+        model="all-MiniLM-L6-v2", input=TEXTS[:2], extra_body={"latency_ms": 500}, **chosen
+    )
+    for item, expected in zip(answer.data, VECTORS, strict=False):
+        raw: Any = item.embedding
+        vector = np.frombuffer(base64.b64decode(raw), "<f4") if isinstance(raw, str) else raw
+        assert np.dot(vector, expected) > 0.999
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens > 0
+
+
+def test_many_clients_get_each_their_own_vectors(http: httpx.Client, server: Server) -> None:
+    """Under concurrency each text gets its own vector from each variant, never a neighbour's."""
+
+    def one(job: int) -> float:
+        place = job % len(TEXTS)
+        variant = ladder_names[job % len(ladder_names)]
+        body = {"input": TEXTS[place], "variant": variant}
+        answer = httpx.post(f"{server.url}/v1/embeddings", json=body, timeout=60).json()
+        return float(np.dot(answer["data"][0]["embedding"], VECTORS[place]))
+
+    ladder_names = [v["variant"] for v in ladder(http)]
+    with ThreadPoolExecutor(16) as pool:
+        assert min(pool.map(one, range(160))) > 0.95
+
+
+def test_a_killed_replica_loses_no_request(start_server: StartServer) -> None:
+    """After kill -9 of a replica under load, every request is answered all the same."""
+    server = start_server("--variants", "onnx-int8")
+    (victim,) = server.replica_pids("onnx-int8")
+
+    def one(job: int) -> int:
+        if job == 40:
+            psutil.Process(victim).kill()
+        body = {"input": TEXTS, "quality": "fast"}
+        return httpx.post(f"{server.url}/v1/embeddings", json=body, timeout=60).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(one, range(120))) == {httpx.codes.OK}
+    assert not server.stop()
+
+
+def test_an_onnx_replica_has_neither_torch_nor_transformers(server: Server) -> None:
+    """Replicas of CPU variants map no torch library into their memory."""
+    for variant in ("onnx-fp32", "onnx-int8"):
+        for pid in server.replica_pids(variant):
+            maps = {m.path for m in psutil.Process(pid).memory_maps()}
+            assert any("onnxruntime" in path for path in maps)
+            assert not any("/torch/" in path for path in maps)
+
+
+def test_listens_on_this_machine_only(server: Server) -> None:
+    """Whatever speaks HTTP is bound to 127.0.0.1: HAProxy's pages and the router behind it too."""
+    for process in server.tree():
+        if process.name() == "haproxy":
+            bound = [c.laddr.ip for c in process.net_connections() if c.status == "LISTEN"]
+            assert bound
+            assert set(bound) == {"127.0.0.1"}

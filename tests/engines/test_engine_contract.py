@@ -1,0 +1,100 @@
+"""One contract, every engine: the fake one always, the real ones on the real model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serve_app.engines.base import Engine, TokenIds, Vectors, open_engine
+from serve_app.engines.tokenization import Tokenizer
+from serve_app.manifest import TOKENIZER_NAME, Manifest, verify
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+REAL = ("onnx-fp32", "openvino-bf16", "onnx-int8", "torch-fp16")
+ROUNDING = {"onnx-fp32": 1e-6, "openvino-bf16": 1e-4, "torch-fp16": 1e-5}
+
+Opened = tuple[Engine, Manifest, Tokenizer]
+
+
+@pytest.fixture(scope="module", params=["fake-fp32", *REAL])
+def opened(request: pytest.FixtureRequest) -> Opened:
+    if request.param == "fake-fp32":
+        folder = request.getfixturevalue("fake_artifacts") / request.param
+    else:
+        folder = request.getfixturevalue("real_artifacts") / request.param
+        if not folder.exists():
+            pytest.skip(f"{request.param} cannot be built on this processor")
+    manifest = verify(folder)
+    tokenizer = Tokenizer(folder / TOKENIZER_NAME, max_tokens=manifest.checkpoint.max_tokens)
+    return open_engine(folder, manifest), manifest, tokenizer
+
+
+@pytest.fixture(scope="module")
+def texts(opened: Opened) -> list[TokenIds]:
+    return opened[2].encode(_golden_texts()).texts
+
+
+def _golden_texts() -> list[str]:
+    return json.loads((GOLDEN / "golden_texts.json").read_text(encoding="utf-8"))
+
+
+def _golden_vectors() -> Vectors:
+    return np.load(GOLDEN / "golden.npz")["vectors"]
+
+
+def test_gives_float32_unit_vectors_of_the_promised_dims(
+    opened: Opened, texts: list[TokenIds]
+) -> None:
+    """Each text gets one float32 vector of the manifest's dims and of unit length."""
+    engine, manifest, _ = opened
+    vectors = engine.embed(texts)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(texts), manifest.checkpoint.dims)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+
+
+def test_vectors_come_in_the_order_of_the_texts(opened: Opened, texts: list[TokenIds]) -> None:
+    """Reversing the texts reverses the vectors."""
+    engine = opened[0]
+    there, back = engine.embed(texts), engine.embed(texts[::-1])[::-1]
+    np.testing.assert_allclose(there, back, atol=1e-2)
+
+
+def test_a_vector_does_not_depend_on_its_batch_mates(opened: Opened, texts: list[TokenIds]) -> None:
+    """A text alone and among longer texts gets the same vector, up to 1 - cosine of 1e-4."""
+    engine = opened[0]
+    together = engine.embed(texts)
+    alone = np.concatenate([engine.embed([ids]) for ids in texts])
+    assert (1 - (together * alone).sum(1)).max() <= 1e-4
+
+
+def test_accepts_one_token_and_the_longest_text(opened: Opened) -> None:
+    """The shortest and the longest legal text work, in one batch."""
+    engine, manifest, _ = opened
+    shortest, longest = (np.ones(n, np.int32) for n in (1, manifest.checkpoint.max_tokens))
+    assert np.isfinite(engine.embed([shortest, longest])).all()
+
+
+def test_agrees_with_sentence_transformers(opened: Opened, texts: list[TokenIds]) -> None:
+    """Vectors are those of sentence-transformers in FP32, as closely as the variant promises."""
+    engine, manifest, _ = opened
+    if manifest.runtime == "fake":
+        pytest.skip("the fake engine has no weights")
+    cosines = (engine.embed(texts) * _golden_vectors()).sum(1)
+    floor = 1 - ROUNDING.get(manifest.variant, 1 - manifest.fidelity.min + 0.01)
+    assert cosines.min() >= floor
+
+
+def test_opens_no_engine_of_a_broken_file(tmp_path: Path, opened: Opened) -> None:
+    """A model file that is no model is refused in one line that names the folder."""
+    from serve_app.errors import ArtifactError
+
+    _, manifest, _ = opened
+    if manifest.runtime == "fake":
+        pytest.skip("the fake engine reads no file")
+    for name in manifest.files:
+        (tmp_path / name).write_bytes(b"not a model")
+    with pytest.raises(ArtifactError, match=str(tmp_path)) as caught:
+        open_engine(tmp_path, manifest)
+    assert "\n" not in caught.value.message
