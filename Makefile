@@ -15,7 +15,7 @@ serve: .venv/serve.done ## convert on first use, then serve on http://127.0.0.1:
 	@exec $(BIN)/python -m serve_app --artifacts $(ARTIFACTS) $(ARGS)
 
 test: check ## everything that CI checks
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --durations=8 $(ARGS)
 
 check: .venv/dev.done ## linters and types
 	$(BIN)/ruff check .

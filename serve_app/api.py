@@ -14,19 +14,18 @@ import orjson
 
 from serve_app.asgi import Scope, header
 from serve_app.errors import (
+    SHOWN_VALUE_CHARS,
     BadRequest,
     HintConflict,
     MalformedJson,
-    PayloadTooLarge,
     UnknownField,
     UnknownModel,
     shown,
 )
-from serve_app.policy.hint import Hint, parse_budget_ms, parse_quality
+from serve_app.inputs import Input, is_whole_number, parse_input
+from serve_app.policy.hint import Hint, number_or_text, parse_budget_ms, parse_quality
 
 Encoding = Literal["float", "base64"]
-Texts = list[str]
-TokenLists = list[list[int]]
 
 FIELDS = (
     "input",
@@ -40,17 +39,16 @@ FIELDS = (
     "truncate",
 )
 HEADERS = {"latency_ms": "X-Latency-Ms", "quality": "X-Quality", "variant": "X-Variant"}
-INPUT_HELP = "a string, a list of strings, a list of token ids, or a list of lists of token ids"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingRequest:
     """One `POST /v1/embeddings`, checked as far as possible without the model."""
 
-    texts: Texts | None
-    token_ids: TokenLists | None
+    input: Input
     model: str | None
     hint: Hint
+    sent_as: Mapping[str, str]  # hint → the field or header that brought it
     encoding: Encoding
     dimensions: int | None
     truncate: bool
@@ -68,13 +66,17 @@ def parse_request(scope: Scope, body: bytes, *, max_texts: int) -> EmbeddingRequ
     for name in fields:
         if name not in FIELDS:
             known = ", ".join(FIELDS)
-            raise UnknownField(f"unknown field {shown(name)}; known fields: {known}", param=name)
-    texts, token_ids = _parse_input(fields, max_texts=max_texts)
+            raise UnknownField(
+                f"unknown field {shown(name)}; known fields: {known}",
+                param=name[:SHOWN_VALUE_CHARS],
+            )
+    _parse_text(fields, "user")  # taken for OpenAI's clients, of no use here
+    hints = _sent_hints(scope, fields)
     return EmbeddingRequest(
-        texts=texts,
-        token_ids=token_ids,
-        model=_parse_text_field(fields, "model"),
-        hint=_parse_hint(scope, fields),
+        input=parse_input(fields, max_texts=max_texts),
+        model=_parse_text(fields, "model"),
+        hint=_parse_hint(hints),
+        sent_as={name: sent.name for name, sent in hints.items()},
         encoding=_parse_encoding(fields.get("encoding_format")),
         dimensions=_parse_dimensions(fields.get("dimensions")),
         truncate=_parse_truncate(fields.get("truncate")),
@@ -103,117 +105,43 @@ def _load_lenient(body: bytes, strict: orjson.JSONDecodeError) -> object:
         ) from strict
 
 
-def _parse_input(
-    fields: Mapping[str, Any], *, max_texts: int
-) -> tuple[Texts | None, TokenLists | None]:
-    if "input" not in fields:
-        raise BadRequest(f"input is missing; it must be {INPUT_HELP}", param="input")
-    value = fields["input"]
-    if isinstance(value, str):
-        return _check_texts([value], single=True), None
-    if not isinstance(value, list):
-        raise BadRequest(f"input must be {INPUT_HELP}, got {shown(value)}", param="input")
-    if not value:
-        raise BadRequest("input is an empty list; it needs one text at least", param="input")
-    if _is_token_id(value[0]):
-        return None, _check_token_lists([value], single=True)
-    if len(value) > max_texts:
-        raise PayloadTooLarge(
-            f"input has {len(value)} texts, the limit is {max_texts} a request", param="input"
-        )
-    if isinstance(value[0], list):
-        return None, _check_token_lists(value, single=False)
-    return _check_texts(value, single=False), None
-
-
-def _check_texts(texts: list[Any], *, single: bool) -> Texts:
-    for position, text in enumerate(texts):
-        name = "input" if single else f"input[{position}]"
-        if not isinstance(text, str):
-            raise BadRequest(f"{name} must be a string, got {shown(text)}", param=name)
-        if not text:
-            raise BadRequest(f"{name} is an empty string, got ''", param=name)
-        _check_characters(name, text)
-    return texts
-
-
-def _check_characters(name: str, text: str) -> None:
-    """Lone surrogates are no Unicode text; a NUL means binary data that strayed in."""
-    nul = text.find("\0")
-    if nul >= 0:
-        raise BadRequest(f"{name} has a NUL, '\\x00', at character {nul}", param=name)
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        lone = shown(text[error.start])
-        raise BadRequest(
-            f"{name} has the lone surrogate {lone} at character {error.start}", param=name
-        ) from error
-
-
-def _is_token_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_token_lists(lists: list[Any], *, single: bool) -> TokenLists:
-    for position, ids in enumerate(lists):
-        name = "input" if single else f"input[{position}]"
-        if not isinstance(ids, list) or not ids:
-            raise BadRequest(
-                f"{name} must be a non-empty list of token ids, got {shown(ids)}", param=name
-            )
-        for place, token in enumerate(ids):
-            if not _is_token_id(token):
-                where = f"{name}[{place}]"
-                raise BadRequest(f"{where} must be a token id, got {shown(token)}", param=where)
-    return lists
-
-
-def check_token_range(lists: TokenLists, vocab_size: int) -> None:
-    """Refuse token ids that the model's vocabulary does not have.
-
-    Raises:
-        BadRequest: names the place and the id.
-    """
-    for position, ids in enumerate(lists):
-        if min(ids) >= 0 and max(ids) < vocab_size:
-            continue
-        place, token = next((i, t) for i, t in enumerate(ids) if not 0 <= t < vocab_size)
-        where = f"input[{position}][{place}]" if len(lists) > 1 else f"input[{place}]"
-        raise BadRequest(
-            f"{where} is the token id {token}; the model's are 0 to {vocab_size - 1}", param=where
-        )
-
-
-def _parse_text_field(fields: Mapping[str, Any], name: str) -> str | None:
+def _parse_text(fields: Mapping[str, Any], name: str) -> str | None:
     value = fields.get(name)
-    if value is not None and (not isinstance(value, str) or not value):
-        raise BadRequest(f"{name} must be a non-empty string, got {shown(value)}", param=name)
+    return None if value is None else _non_empty(value, param=name)
+
+
+def _non_empty(value: object, *, param: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise BadRequest(f"{param} must be a non-empty string, got {shown(value)}", param=param)
     return value
 
 
-def _parse_hint(scope: Scope, fields: Mapping[str, Any]) -> Hint:
-    """The hints of the body, and for those it lacks, of the headers; a pin in `model` too."""
-    sent: dict[str, tuple[object, str]] = {}
-    for name, header_name in HEADERS.items():
-        if fields.get(name) is not None:
-            sent[name] = (fields[name], name)
-        elif (value := header(scope, header_name.lower().encode())) is not None:
-            sent[name] = (value, header_name)
-    variant = _parse_text_field(fields, "variant")
-    if variant is None and "variant" in sent:
-        variant = str(sent["variant"][0])
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A hint as the client sent it, under the client's name for it."""
+
+    value: object
+    name: str
+
+
+def _sent_hints(scope: Scope, fields: Mapping[str, Any]) -> dict[str, _Sent]:
+    """The hints of the body, and for those it lacks, of the headers."""
+    sent: dict[str, _Sent] = {}
+    for field, header_name in HEADERS.items():
+        if fields.get(field) is not None:
+            sent[field] = _Sent(fields[field], field)
+        elif (text := header(scope, header_name.lower().encode())) is not None:
+            sent[field] = _Sent(text if field == "variant" else number_or_text(text), header_name)
+    return sent
+
+
+def _parse_hint(sent: Mapping[str, _Sent]) -> Hint:
+    budget, quality, variant = (sent.get(field) for field in HEADERS)
     return Hint(
-        budget_ms=_with_name(parse_budget_ms, sent.get("latency_ms")),
-        quality=_with_name(parse_quality, sent.get("quality")),
-        variant=variant,
+        budget_ms=None if budget is None else parse_budget_ms(budget.value, param=budget.name),
+        quality=None if quality is None else parse_quality(quality.value, param=quality.name),
+        variant=None if variant is None else _non_empty(variant.value, param=variant.name),
     )
-
-
-def _with_name(parse: Any, sent: tuple[object, str] | None) -> Any:
-    return None if sent is None else parse(sent[0], param=sent[1])
 
 
 def _parse_encoding(value: object) -> Encoding:
@@ -229,7 +157,7 @@ def _parse_encoding(value: object) -> Encoding:
 def _parse_dimensions(value: object) -> int | None:
     if value is None:
         return None
-    if not _is_token_id(value) or cast("int", value) < 1:
+    if not is_whole_number(value) or cast("int", value) < 1:
         raise BadRequest(
             f"dimensions must be a whole number above 0, got {shown(value)}", param="dimensions"
         )
@@ -244,8 +172,8 @@ def _parse_truncate(value: object) -> bool:
     return value
 
 
-def resolve_model(request: EmbeddingRequest, *, names: Sequence[str]) -> Hint:
-    """The request's hint, with the pin that its model name may carry as `name:variant`.
+def resolve_model(request: EmbeddingRequest, *, names: Sequence[str]) -> EmbeddingRequest:
+    """The request with the pin that its model name may carry as `name:variant`.
 
     Raises:
         UnknownModel: neither a known name nor one with a variant behind it.
@@ -253,16 +181,19 @@ def resolve_model(request: EmbeddingRequest, *, names: Sequence[str]) -> Hint:
     """
     model, hint = request.model, request.hint
     if model is None or model in names:
-        return hint
+        return request
     name, _, pinned = model.rpartition(":")
     if name not in names:
         known = ", ".join(names)
         raise UnknownModel(
             f"no model {shown(model)}; known are {known}, each also with :variant", param="model"
         )
-    if hint.variant not in (None, pinned):
+    if hint.variant is None:
+        sent_as = {**request.sent_as, "variant": "model"}
+        return replace(request, hint=replace(hint, variant=pinned), sent_as=sent_as)
+    if hint.variant != pinned:
         raise HintConflict(
             f"model {shown(model)} and variant {shown(hint.variant)} pin different variants",
-            param="variant",
+            param=request.sent_as["variant"],
         )
-    return replace(hint, variant=pinned)
+    return request

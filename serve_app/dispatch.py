@@ -160,13 +160,13 @@ class Lane:
         call = Call.of([ids for part in parts for ids in part.texts])
         try:
             reply = await self._call_with_retry(call, parts)
+            rows = np.frombuffer(reply.vectors, dtype=np.float32).reshape(call.count, self._dims)
         except Exception as error:  # every waiting request must hear of it
             self._fail(parts, error)
             return
         now_s = time.monotonic()
         hop_ms = (now_s - sent_s) * 1000 - reply.queue_ms - reply.inference_ms
         self.load.saw(reply.state, hop_ms=hop_ms, now_s=now_s)
-        rows = np.frombuffer(reply.vectors, dtype=np.float32).reshape(-1, self._dims)
         start = 0
         for part in parts:
             end = start + len(part.texts)

@@ -31,7 +31,10 @@ SHOWN_VALUE_CHARS = 80
 
 def shown(value: object) -> str:
     """A value as an error message shows it: its repr, cut to a readable length."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
     if len(text) <= SHOWN_VALUE_CHARS:
         return text
     return f"{text[:SHOWN_VALUE_CHARS]}… ({len(text)} characters)"

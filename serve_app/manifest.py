@@ -145,19 +145,23 @@ def read_manifest(folder: Path) -> Manifest:
 
     path = folder / MANIFEST_NAME
     try:
-        manifest = _adapter().validate_json(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not JSON ({error}); rebuild the variant") from error
+    found = content.get("format_version") if isinstance(content, dict) else None
+    if found is not None and found != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path}: format_version {found}, this version reads {FORMAT_VERSION}; "
+            "rebuild the variant"
+        )
+    try:
+        return _adapter().validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ArtifactError(f"{path}: {where}: {first['msg']}; rebuild the variant") from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{path}: format_version {manifest.format_version}, this version reads "
-            f"{FORMAT_VERSION}; rebuild the variant"
-        )
-    return manifest
 
 
 def verify(folder: Path) -> Manifest:
@@ -193,9 +197,12 @@ def describe_files(folder: Path) -> dict[str, File]:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` in one step: it is there whole, or not at all."""
     temporary = folder / f".{MANIFEST_NAME}.{os.getpid()}"
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(asdict(manifest), stream, indent=2)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(folder / MANIFEST_NAME)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump(asdict(manifest), stream, indent=2)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(folder / MANIFEST_NAME)
+    finally:
+        temporary.unlink(missing_ok=True)

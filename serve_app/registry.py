@@ -100,8 +100,13 @@ def _require_same_model(rungs: list[Rung]) -> None:
 
 
 def _place(folder: Path, manifest: Manifest, *, gpus: float) -> Rung:
-    if manifest.tokenizer.digest != manifest.files[TOKENIZER_NAME].sha256:
-        raise ArtifactError(f"{folder}: tokenizer.json is not the one {manifest.variant} names")
+    if manifest.variant != folder.name:
+        raise ArtifactError(
+            f"{folder} holds {manifest.variant}: name the folder as the variant, or remove the copy"
+        )
+    tokenizer = manifest.files.get(TOKENIZER_NAME)
+    if tokenizer is None or tokenizer.sha256 != manifest.tokenizer.digest:
+        raise ArtifactError(f"{folder}: {TOKENIZER_NAME} is not the one {manifest.variant} names")
     wants_gpu = manifest.runtime == "torch" and manifest.precision in GPU_PRECISIONS
     device: Device = "cuda" if wants_gpu and gpus else "cpu"
     return Rung(folder=folder, manifest=manifest, device=device)
@@ -142,7 +147,7 @@ def _unfit(rung: Rung) -> str | None:
 
 def _dominates(other: Rung, rung: Rung) -> bool:
     """At least the fidelity (by order) at no more cost; a profile of another device proves nothing."""
-    measured_where_run = rung.device == rung.manifest.profile.device
+    measured_where_run = all(r.device == r.manifest.profile.device for r in (other, rung))
     return measured_where_run and _cost(other) <= _cost(rung)
 
 

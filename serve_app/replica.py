@@ -36,6 +36,11 @@ class Call:
         lengths = np.fromiter(map(len, texts), dtype=np.int32, count=len(texts))
         return cls(ids=np.concatenate(texts).tobytes(), lengths=lengths.tobytes())
 
+    @property
+    def count(self) -> int:
+        """Texts in the call."""
+        return len(self.lengths) // np.dtype(np.int32).itemsize
+
     def texts(self) -> list[TokenIds]:
         ids = np.frombuffer(self.ids, dtype=np.int32)
         ends = np.cumsum(np.frombuffer(self.lengths, dtype=np.int32))
@@ -149,10 +154,9 @@ class Replica:
                     vectors = await loop.run_in_executor(
                         self._thread, self._engine.embed, [t.ids for t in batch]
                     )
+                    _deliver(batch, vectors)
                 except Exception as error:  # whatever the runtime raises belongs to these calls
                     _fail(batch, error)
-                else:
-                    _deliver(batch, vectors)
         finally:
             self._running = None
 
@@ -178,9 +182,8 @@ def _fail(batch: list[_Text], error: Exception) -> None:
 
 def _warm_up(engine: Engine, manifest: Manifest) -> None:
     """First runs allocate and compile; no request should pay for them."""
-    for length in WARM_UP_LENGTHS:
-        if length > manifest.checkpoint.max_tokens:
-            break
+    longest = manifest.checkpoint.max_tokens
+    for length in [n for n in WARM_UP_LENGTHS if n <= longest] or [longest]:
         count = max(1, manifest.profile.batch_tokens // length)
         ids = np.full(length, manifest.tokenizer.pad_id, dtype=np.int32)
         for texts in ([ids], [ids] * count):

@@ -21,7 +21,7 @@ from serve_app.answers import (
     shorten,
     variant_object,
 )
-from serve_app.api import EmbeddingRequest, check_token_range, parse_request, resolve_model
+from serve_app.api import EmbeddingRequest, parse_request, resolve_model
 from serve_app.asgi import (
     ClientDisconnected,
     Receive,
@@ -32,31 +32,28 @@ from serve_app.asgi import (
     require_json,
     send_response,
 )
-from serve_app.dispatch import Lane, Transport
+from serve_app.dispatch import Transport
 from serve_app.engines.tokenization import Tokenized, Tokenizer
 from serve_app.errors import (
     BadRequest,
-    HintConflict,
     InternalError,
     MethodNotAllowed,
     NotAdmitted,
     NotFound,
     NotReady,
     ServeAppError,
-    UnknownVariant,
     shown,
 )
-from serve_app.policy.forecast import forecast
+from serve_app.fleet import Fleet
+from serve_app.inputs import check_token_range
 from serve_app.policy.hint import Hint, Quality
-from serve_app.policy.load import VariantLoad
-from serve_app.policy.routing import Candidate, Decision, decide, fidelity_floor
-from serve_app.registry import Ladder, Rung
+from serve_app.policy.routing import Decision
+from serve_app.registry import Ladder
 from serve_app.settings import Settings
 
 log = logging.getLogger(__name__)
 
 AUTO_MODEL = "auto"
-WARM_UP_CALLS = 10
 THREADED_CHARS = 20_000  # tokenising more than this would hold the event loop for milliseconds
 
 Reader = Callable[[], Response]
@@ -79,19 +76,13 @@ class Router:
         self, ladder: Ladder, transports: Mapping[str, Transport], *, settings: Settings
     ) -> None:
         checkpoint = ladder.rungs[0].manifest.checkpoint
-        self._ladder = ladder
+        self._fleet = Fleet(ladder, transports)
         self._default_hint = _reachable(settings.default_hint(), ladder)
         self._settings = settings
         self._dims = checkpoint.dims
         self._name = checkpoint.name
         self._names = (checkpoint.name, *settings.aliases, AUTO_MODEL)
         self._tokenizer = Tokenizer(ladder.tokenizer_file, max_tokens=checkpoint.max_tokens)
-        self._rungs: dict[str, Rung] = {r.manifest.variant: r for r in ladder.rungs}
-        self._lanes = {
-            name: Lane(rung.manifest, transports[name], load=VariantLoad())
-            for name, rung in self._rungs.items()
-        }
-        self._ready: set[str] = set()
         self._started_s = int(time.time())
         self._get: dict[str, Reader] = {
             "/v1/models": self._models,
@@ -105,17 +96,8 @@ class Router:
         }
 
     async def warm_up(self) -> None:
-        """Wait for every variant's first replica, and measure what a call to it costs on top."""
-        await asyncio.gather(*(self._warm_up(name) for name in self._lanes))
-
-    async def _warm_up(self, name: str) -> None:
-        lane = self._lanes[name]
-        texts = self._tokenizer.encode(["warm-up"]).texts
-        await lane.embed(texts, deadline_s=None)  # opens connections: tells nothing of later calls
-        lane.load.hop_ms = None
-        for _ in range(WARM_UP_CALLS):
-            await lane.embed(texts, deadline_s=None)
-        self._ready.add(name)
+        """Wait for every variant's first replica; `/ready` tells when all are up."""
+        await self._fleet.warm_up(self._tokenizer.encode(["warm-up"]).texts)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request, as ASGI calls it."""
@@ -152,10 +134,10 @@ class Router:
         if chosen is None:
             raise NotAdmitted(
                 f"not admitted: {decision.reason}",
-                param="quality" if decision.budget_ms is None else "latency_ms",
+                param=prepared.request.sent_as.get(decision.refused_for or ""),
                 retry_after_s=decision.retry_after_s,
             )
-        lane = self._lanes[chosen.variant]
+        lane = self._fleet.lanes[chosen.variant]
         sent_s = time.monotonic()
         deadline_s = None if decision.budget_ms is None else arrived_s + decision.budget_ms / 1000
         done = await lane.embed(prepared.tokenized.texts, deadline_s=deadline_s)
@@ -177,7 +159,7 @@ class Router:
         decided_ms = _ms_since(arrived_s)
         return route_response(
             self._decide(prepared, elapsed_ms=decided_ms),
-            self._candidates(prepared.tokenized.tokens),
+            self._fleet.candidates(prepared.tokenized.tokens),
             prepared.tokenized,
             decided_ms=decided_ms,
         )
@@ -185,11 +167,13 @@ class Router:
     async def _prepare(self, scope: Scope, receive: Receive) -> Prepared:
         require_json(scope)
         body = await read_body(receive, limit_bytes=self._settings.max_body_bytes)
-        request = parse_request(scope, body, max_texts=self._settings.max_texts)
+        request = resolve_model(
+            parse_request(scope, body, max_texts=self._settings.max_texts), names=self._names
+        )
         hint = self._resolve(request)
         tokenized = await self._tokenize(request)
         if tokenized.truncated and not request.truncate:
-            where = f"input[{tokenized.truncated[0]}]"
+            where = request.input.name(tokenized.truncated[0])
             raise BadRequest(
                 f"{where} has more than the model's {self._tokenizer.max_tokens} tokens, "
                 "and truncate is false",
@@ -198,99 +182,56 @@ class Router:
         return Prepared(request, hint, tokenized)
 
     def _resolve(self, request: EmbeddingRequest) -> Hint:
-        """Check model, variant and dimensions against what is served; apply the default hint."""
-        hint = resolve_model(request, names=self._names)
-        if hint.variant is not None and hint.variant not in self._rungs:
-            raise UnknownVariant(
-                f"no variant {shown(hint.variant)}; deployed are {', '.join(self._rungs)}",
-                param="variant",
-            )
-        if hint.variant is not None:
-            self._require_no_conflict(hint, hint.variant)
+        """Check variant and dimensions against what is served; apply the default hint."""
+        self._fleet.check_pin(request.hint, param=request.sent_as.get("variant", "variant"))
         if request.dimensions is not None and request.dimensions > self._dims:
             raise BadRequest(
                 f"dimensions is {request.dimensions}, the model has {self._dims}",
                 param="dimensions",
             )
-        return hint.or_default(self._default_hint)
-
-    def _require_no_conflict(self, hint: Hint, pinned: str) -> None:
-        """A floor is a promise; a pin below it cannot be served."""
-        fidelities = {name: rung.manifest.fidelity.p1 for name, rung in self._rungs.items()}
-        floor = fidelity_floor(hint, list(fidelities.values()))
-        if fidelities[pinned] < floor:
-            raise HintConflict(
-                f"variant {shown(pinned)} has fidelity {fidelities[pinned]:.4f}, "
-                f"and quality asks for {floor:.4f} at least",
-                param="variant",
-            )
+        return request.hint.or_default(self._default_hint)
 
     async def _tokenize(self, request: EmbeddingRequest) -> Tokenized:
-        if request.token_ids is not None:
-            check_token_range(request.token_ids, self._tokenizer.vocab_size)
-            return self._tokenizer.complete(request.token_ids)
-        texts = request.texts or []
+        if request.input.token_ids:
+            check_token_range(request.input, self._tokenizer.vocab_size)
+            return self._tokenizer.complete(request.input.token_ids)
+        texts = request.input.texts
         if sum(map(len, texts)) > THREADED_CHARS:
             return await asyncio.to_thread(self._tokenizer.encode, texts)
         return self._tokenizer.encode(texts)
 
     def _decide(self, prepared: Prepared, *, elapsed_ms: float) -> Decision:
-        candidates = self._candidates(prepared.tokenized.tokens)
-        if not candidates:
-            waiting = ", ".join(self._rungs)
-            raise NotReady(f"no replica is up yet; starting are {waiting}. Ask /ready")
-        return decide(
+        return self._fleet.decide(
             prepared.hint,
-            candidates,
+            tokens=prepared.tokenized.tokens,
             elapsed_ms=elapsed_ms,
             max_wait_ms=self._settings.max_wait_ms,
         )
 
-    def _candidates(self, tokens: int) -> list[Candidate]:
-        """The variants that are up, as a request of `tokens` tokens sees them now."""
-        now_s = time.monotonic()
-        return [
-            Candidate(
-                variant=name,
-                fidelity=rung.manifest.fidelity.p1,
-                cost=rung.manifest.profile.cost_ms,
-                forecast=forecast(
-                    rung.manifest.profile, self._lanes[name].load.at(now_s=now_s), tokens=tokens
-                ),
-            )
-            for name, rung in self._rungs.items()
-            if name in self._ready
-        ]
-
     def _models(self) -> Response:
-        ids = [*self._names, *(f"{self._name}:{variant}" for variant in self._rungs)]
-        return Response.json(
-            {
-                "object": "list",
-                "data": [
-                    {"id": i, "object": "model", "created": self._started_s, "owned_by": "local"}
-                    for i in ids
-                ],
-            }
-        )
+        ids = [*self._names, *(f"{self._name}:{variant}" for variant in self._fleet.rungs)]
+        data = [
+            {"id": i, "object": "model", "created": self._started_s, "owned_by": "local"}
+            for i in ids
+        ]
+        return Response.json({"object": "list", "data": data})
 
     def _variants(self) -> Response:
-        now_s = time.monotonic()
+        fleet, now_s = self._fleet, time.monotonic()
         deployed = [
-            variant_object(rung, self._lanes[name].load, ready=name in self._ready, now_s=now_s)
-            for name, rung in self._rungs.items()
+            variant_object(rung, fleet.lanes[name].load, ready=name in fleet.ready, now_s=now_s)
+            for name, rung in fleet.rungs.items()
         ]
-        off = [{"variant": o.variant, "reason": o.reason} for o in self._ladder.off]
+        off = [{"variant": o.variant, "reason": o.reason} for o in fleet.off]
         return Response.json({"variants": deployed, "not_on_ladder": off})
 
     def _health(self) -> Response:
         return Response.json({"status": "ok"})
 
     def _readiness(self) -> Response:
-        waiting = [name for name in self._rungs if name not in self._ready]
-        if waiting:
-            raise NotReady(f"starting: {', '.join(waiting)}; ready: {len(self._ready)}")
-        return Response.json({"status": "ready", "variants": list(self._rungs)})
+        if starting := self._fleet.starting:
+            raise NotReady(f"starting: {', '.join(starting)}; up: {len(self._fleet.ready)}")
+        return Response.json({"status": "ready", "variants": list(self._fleet.rungs)})
 
 
 def _ms_since(start_s: float) -> float:

@@ -12,12 +12,17 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from serve_app.errors import SettingsError, shown
-from serve_app.policy.hint import Hint, parse_quality
+from serve_app.policy.hint import Hint, number_or_text, parse_quality
 
 
 def _split(value: object) -> object:
     """`a,b` from a command line; lists pass."""
     return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+def _number(value: object) -> object:
+    """`0.98` from a command line; all else passes."""
+    return number_or_text(value) if isinstance(value, str) else value
 
 
 class Settings(BaseModel):
@@ -34,7 +39,7 @@ class Settings(BaseModel):
     aliases: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
         default=(), description="further model names that clients may use"
     )
-    default_quality: str = Field(
+    default_quality: Annotated[str | float, BeforeValidator(_number)] = Field(
         default="balanced", description="quality of requests that bring no hint"
     )
     default_latency_ms: float = Field(

@@ -80,7 +80,7 @@ def test_broken_json_is_refused_by_its_path(artifact: Path) -> None:
     """Half a manifest is no manifest."""
     path = artifact / MANIFEST_NAME
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ArtifactError, match=r"manifest\.json: the file: "):
+    with pytest.raises(ArtifactError, match=r"manifest\.json: not JSON"):
         read_manifest(artifact)
 
 
@@ -98,9 +98,6 @@ def test_another_format_version_is_refused(artifact: Path) -> None:
         read_manifest(artifact)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="bug: keys are checked before the version that explains them"
-)
 def test_another_format_version_is_named_before_its_new_keys(artifact: Path) -> None:
     """A newer format has newer keys: the version is what a person needs to hear of."""
     _edit(artifact, lambda content: content.update(format_version=2, new_in_2=True))
@@ -171,7 +168,6 @@ def test_a_failed_write_leaves_the_old_manifest_whole(artifact: Path) -> None:
     assert read_manifest(artifact) == manifest
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a failed write leaves its temporary file behind")
 def test_a_failed_write_leaves_no_temporary_file(artifact: Path) -> None:
     """Half a manifest is not left lying beside the files that the next one would list."""
     before = sorted(artifact.iterdir())

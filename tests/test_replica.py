@@ -285,9 +285,6 @@ class TestAMiscountingEngine:
     def engine(self) -> FakeEngine:
         return Miscounting(dims=DIMS)
 
-    @pytest.mark.xfail(
-        strict=True, reason="bug: _deliver is outside the try, so the caller waits for ever"
-    )
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     def test_the_callers_hear_of_it(
         self, replica: Replica, thread: HeldThread, engine: Miscounting
@@ -372,7 +369,6 @@ def test_an_engine_that_breaks_its_manifest_is_refused_at_start(
         Replica(engine, manifest, name="r1")
 
 
-@pytest.mark.xfail(strict=True, raises=UnboundLocalError, reason="bug: no warm-up length is tried")
 def test_a_model_of_very_short_texts_starts(engine: FakeEngine, manifest: Manifest) -> None:
     """A limit below the shortest warm-up length is a limit like any other."""
     short = replace(manifest, checkpoint=replace(manifest.checkpoint, max_tokens=7))

@@ -268,7 +268,7 @@ class TestRefusals:
                 {"model": "tiny:fake-int8", "quality": "best"},
                 400,
                 "hint_conflict",
-                "variant",
+                "model",
                 "'fake-int8'",
             ),
             ({"dimensions": 9}, 400, "invalid_value", "dimensions", "9, the model has 8"),
@@ -296,25 +296,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("fields", "param"),
         [
-            pytest.param(
-                {"input": [[5, 99]]},
-                "input[0][1]",
-                marks=pytest.mark.xfail(strict=True, reason="bug: one list of lists is said flat"),
-            ),
-            pytest.param(
-                {"input": "hello " * 20, "truncate": False},
-                "input",
-                marks=pytest.mark.xfail(
-                    strict=True, reason="bug: a single string is input, not [0]"
-                ),
-            ),
-            pytest.param(
-                {"model": "tiny:fp4"},
-                "model",
-                marks=pytest.mark.xfail(
-                    strict=True, reason="bug: variant is named, model was sent"
-                ),
-            ),
+            pytest.param({"input": [[5, 99]]}, "input[0][1]"),
+            pytest.param({"input": "hello " * 20, "truncate": False}, "input"),
+            pytest.param({"model": "tiny:fp4"}, "model"),
         ],
         ids=str,
     )
@@ -325,7 +309,6 @@ class TestRefusals:
         response = served.ask("POST", "/v1/embeddings", json={"input": "hello"} | fields)
         assert response.json()["error"]["param"] == param
 
-    @pytest.mark.xfail(strict=True, reason="bug: the field is named, the header was sent")
     def test_an_unknown_variant_in_a_header_is_refused_by_the_headers_name(
         self, served: Any
     ) -> None:
@@ -444,12 +427,11 @@ class TestRefusals:
 
     def test_a_queue_is_refused_with_a_time_to_retry(self, served: Any) -> None:
         """429 with a whole number of seconds, computed from the forecast."""
-        with served.router._lanes["fake-int8"].load.hold(1000):  # 10 s of work
+        with served.router._fleet.lanes["fake-int8"].load.hold(1000):  # 10 s of work
             response = served.embed(latency_ms=300)
         _error(response, 429)
         assert response.headers["Retry-After"] == "10"
 
-    @pytest.mark.xfail(strict=True, reason="bug: blames latency_ms for a floor nobody reaches")
     def test_a_floor_above_every_variant_is_refused_by_its_field(
         self, make_router: MakeRouter, write_artifact: Any, tmp_path: Path
     ) -> None:
@@ -500,7 +482,7 @@ class TestRoute:
             raise ReplicaDied("no call was expected")
 
         served = make_router(ready=False, transports=dict.fromkeys(VARIANTS, count))
-        served.router._ready.update(VARIANTS)
+        served.router._fleet.ready.update(VARIANTS)
         response = served.ask("POST", "/v1/route", json={"input": "a", "quality": "fast"})
         assert response.json()["variant"] == "fake-int8"
         assert calls == []
@@ -569,13 +551,10 @@ class TestWhatIsServed:
     def test_a_variant_that_is_up_serves_while_others_start(self, make_router: MakeRouter) -> None:
         """Requests that it may answer need not wait for the rest of the ladder."""
         served = make_router(ready=False)
-        served.run(served.router._warm_up("fake-int8"))
+        served.run(served.router._fleet._warm_up("fake-int8", [np.array([2, 3], np.int32)]))
         assert _variant(served.embed(quality="fast")) == "fake-int8"
         assert "fake-fp32" in _error(served.ask("GET", "/ready"), 503)["message"]
 
-    @pytest.mark.xfail(
-        strict=True, reason="bug: a variant that starts is treated as if it were not deployed"
-    )
     @pytest.mark.parametrize(
         "hints", [{"variant": "fake-fp32"}, {"quality": "best"}, {"quality": 0.99}], ids=str
     )
@@ -584,7 +563,7 @@ class TestWhatIsServed:
     ) -> None:
         """503, come back later: neither a 429 for good nor a lesser variant as `best`."""
         served = make_router(ready=False)
-        served.run(served.router._warm_up("fake-int8"))
+        served.run(served.router._fleet._warm_up("fake-int8", [np.array([2, 3], np.int32)]))
         assert _error(served.embed(**hints), 503)["code"] == "not_ready"
 
 
@@ -608,12 +587,12 @@ class TestTrouble:
             raise raised
 
         served = make_router(ready=False, transports={"fake-int8": fail})
-        served.router._ready.update(VARIANTS)
+        served.router._fleet.ready.update(VARIANTS)
         error = _error(served.embed(variant="fake-int8"), status)
         assert (error["code"], error["type"]) == (code, "server_error")
         assert "secret" not in error["message"]
         assert _variant(served.embed(variant="fake-bf16")) == "fake-bf16"
-        assert served.router._lanes["fake-int8"].load.inflight_tokens == 0
+        assert served.router._fleet.lanes["fake-int8"].load.inflight_tokens == 0
 
     def test_a_deadline_that_passes_is_a_504(
         self, make_router: MakeRouter, monkeypatch: pytest.MonkeyPatch
@@ -630,13 +609,13 @@ class TestTrouble:
             raise AssertionError
 
         served = make_router(ready=False, transports=dict.fromkeys(VARIANTS, never))
-        served.router._ready.update(VARIANTS)
+        served.router._fleet.ready.update(VARIANTS)
         monkeypatch.setattr(dispatch, "_loop_time", pass_at_once)
         before_s = time.monotonic()
         error = _error(served.embed(latency_ms=300), 504)
         assert before_s + 0.3 <= deadlines_s[0] <= time.monotonic() + 0.3
         assert (error["code"], error["type"]) == ("deadline_exceeded", "server_error")
-        assert served.router._lanes["fake-int8"].load.inflight_tokens == 0
+        assert served.router._fleet.lanes["fake-int8"].load.inflight_tokens == 0
 
     def test_a_replica_that_dies_once_is_not_noticed(
         self, make_router: MakeRouter, clear_cut_artifacts: Path
@@ -652,9 +631,9 @@ class TestTrouble:
             return await inner[0](call)
 
         whole = make_router(clear_cut_artifacts)
-        inner.append(whole.router._lanes["fake-int8"]._transport)
+        inner.append(whole.router._fleet.lanes["fake-int8"]._transport)
         served = make_router(ready=False, transports={"fake-int8": dies_once})
-        served.router._ready.update(VARIANTS)
+        served.router._fleet.ready.update(VARIANTS)
         assert _variant(served.embed(variant="fake-int8")) == "fake-int8"
         assert len(calls) == 2
 
@@ -707,4 +686,4 @@ class TestTrouble:
         ids = [[2, *[9] * (1 + i % 7), *[10] * (i % 3), 3] for i in range(50)]
         expected = [_vector(one) for one in ids]
         np.testing.assert_allclose(served.run(all_at_once()), expected, rtol=1e-5)
-        assert served.router._lanes["fake-int8"].load.inflight_tokens == 0
+        assert served.router._fleet.lanes["fake-int8"].load.inflight_tokens == 0

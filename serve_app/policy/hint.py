@@ -65,11 +65,19 @@ def parse_quality(value: object, *, param: str) -> Quality:
     return Quality(floor=floor)
 
 
+def number_or_text(text: str) -> float | str:
+    """Headers and command lines carry numbers as text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _number(value: object) -> float | None:
-    """A JSON number or the text of one (headers carry text); None for all else, booleans too."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    """A JSON number; None for all else, booleans and numbers beyond any float too."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
         return float(value)
-    except (ValueError, OverflowError):
+    except OverflowError:
         return None

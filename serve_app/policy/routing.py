@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from serve_app.policy.forecast import Forecast
 from serve_app.policy.hint import Hint
@@ -42,7 +43,8 @@ class Rejected:
 class Decision:
     """The chosen variant; or none (`chosen` is None), when waiting `retry_after_s` may help.
 
-    `retry_after_s` is None for a decision that chose, and where no waiting would help.
+    `retry_after_s` is None for a decision that chose, and where no waiting would help;
+    `refused_for` is the hint that could not be met, None without one.
     """
 
     chosen: Candidate | None
@@ -51,6 +53,24 @@ class Decision:
     rejected: tuple[Rejected, ...] = ()
     budget_ms: float | None = None
     retry_after_s: float | None = None
+    refused_for: Literal["quality", "latency_ms"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """The time a request has: all of it up to the vectors, or, without a budget, only the wait.
+
+    A long request without a budget may take long; it may not queue for ever.
+    """
+
+    left_ms: float
+    whole: bool
+
+    def median(self, c: Candidate) -> float:
+        return c.forecast.p50_ms if self.whole else c.forecast.wait_ms
+
+    def p95(self, c: Candidate) -> float:
+        return c.forecast.p95_ms if self.whole else c.forecast.wait_ms
 
 
 def decide(
@@ -65,25 +85,28 @@ def decide(
         max_wait_ms: the longest wait that a request without a budget is let in for.
     """
     allowed, rejected = _meet_quality(hint, candidates)
-    left_ms = max_wait_ms if hint.budget_ms is None else hint.budget_ms - elapsed_ms
     if not allowed:
         return Decision(
             chosen=None,
-            reason="no deployed variant has the asked fidelity",
+            reason=_out_of_reach(hint, candidates),
+            refused_for="quality",
             rejected=tuple(rejected),
             budget_ms=hint.budget_ms,
         )
-    in_time, late = _split(allowed, left_ms)
+    if hint.budget_ms is None:
+        limit = Limit(left_ms=max_wait_ms, whole=False)
+    else:
+        limit = Limit(left_ms=hint.budget_ms - elapsed_ms, whole=True)
+    in_time, late = _split(allowed, limit)
+    at_risk = not in_time
     if in_time:
         chosen, reason = _pick(hint, in_time)
-        at_risk = False
     else:
-        hopeful = [c for c in allowed if c.forecast.p50_ms <= left_ms]
+        hopeful = [c for c in allowed if limit.median(c) <= limit.left_ms]
         if not hopeful:
-            return _refuse(hint, allowed, rejected + late, left_ms=left_ms)
+            return _refuse(hint, allowed, rejected + late, limit=limit)
         chosen = min(hopeful, key=lambda c: c.forecast.p95_ms)
         reason = f"at risk: median forecast {chosen.forecast.p50_ms:.1f} ms fits, p95 does not"
-        at_risk = True
     rejected += [r for r in late if r.variant != chosen.variant]
     rejected += _not_picked(chosen, in_time)
     return Decision(
@@ -102,6 +125,14 @@ def fidelity_floor(hint: Hint, fidelities: Sequence[float]) -> float:
     return max(fidelities) if hint.quality.best else hint.quality.floor
 
 
+def _out_of_reach(hint: Hint, candidates: Sequence[Candidate]) -> str:
+    fidelities = [c.fidelity for c in candidates]
+    return (
+        f"the asked fidelity is {fidelity_floor(hint, fidelities):.6f}, "
+        f"the highest deployed {max(fidelities):.6f}"
+    )
+
+
 def _meet_quality(
     hint: Hint, candidates: Sequence[Candidate]
 ) -> tuple[list[Candidate], list[Rejected]]:
@@ -110,7 +141,7 @@ def _meet_quality(
     allowed, rejected = [], []
     for c in candidates:
         if c.fidelity < floor:
-            why = f"fidelity {c.fidelity:.4f} is below the floor {floor:.4f}"
+            why = f"fidelity {c.fidelity:.6f} is below the floor {floor:.6f}"
             rejected.append(Rejected(variant=c.variant, reason=why))
         elif hint.variant is not None and c.variant != hint.variant:
             rejected.append(Rejected(variant=c.variant, reason=f"{hint.variant} is pinned"))
@@ -119,14 +150,15 @@ def _meet_quality(
     return allowed, rejected
 
 
-def _split(allowed: Iterable[Candidate], left_ms: float) -> tuple[list[Candidate], list[Rejected]]:
+def _split(allowed: Iterable[Candidate], limit: Limit) -> tuple[list[Candidate], list[Rejected]]:
     """Filter by time: who fits at p95, and why the others do not."""
     in_time, late = [], []
     for c in allowed:
-        if c.forecast.p95_ms <= left_ms:
+        if limit.p95(c) <= limit.left_ms:
             in_time.append(c)
         else:
-            why = f"p95 forecast {c.forecast.p95_ms:.1f} ms exceeds the {left_ms:.1f} ms left"
+            what = "p95 forecast" if limit.whole else "forecast wait"
+            why = f"{what} {limit.p95(c):.1f} ms exceeds the {limit.left_ms:.1f} ms left"
             late.append(Rejected(variant=c.variant, reason=why))
     return in_time, late
 
@@ -156,22 +188,22 @@ def _not_picked(chosen: Candidate, in_time: Iterable[Candidate]) -> list[Rejecte
 def _why_not(loser: Candidate, chosen: Candidate) -> str:
     if loser.cost >= chosen.cost:
         return f"costs {loser.cost / chosen.cost:.1f} times as much as {chosen.variant}"
-    return f"fidelity {loser.fidelity:.4f}, {chosen.variant} has {chosen.fidelity:.4f} and fits"
+    return f"fidelity {loser.fidelity:.6f}, {chosen.variant} has {chosen.fidelity:.6f} and fits"
 
 
 def _refuse(
-    hint: Hint, allowed: Sequence[Candidate], rejected: list[Rejected], *, left_ms: float
+    hint: Hint, allowed: Sequence[Candidate], rejected: list[Rejected], *, limit: Limit
 ) -> Decision:
     """None can make it: say when the soonest could, or that none ever can."""
-    able_when_idle = [c for c in allowed if c.forecast.service_ms <= left_ms]
+    able_when_idle = [c for c in allowed if limit.median(c) - c.forecast.wait_ms <= limit.left_ms]
     if able_when_idle:
-        soonest_ms = min(c.forecast.p50_ms for c in able_when_idle) - left_ms
+        soonest_ms = min(limit.median(c) for c in able_when_idle) - limit.left_ms
         reason = "too much work is queued to answer within the budget"
         retry_after_s = soonest_ms / 1000
     else:
         fastest = min(allowed, key=lambda c: c.forecast.service_ms)
         reason = (
-            f"{left_ms:.2f} ms are left, and {fastest.variant}, the fastest allowed, "
+            f"{limit.left_ms:.2f} ms are left, and {fastest.variant}, the fastest allowed, "
             f"needs {fastest.forecast.service_ms:.1f} ms with nothing queued"
         )
         retry_after_s = None
@@ -181,4 +213,5 @@ def _refuse(
         rejected=tuple(rejected),
         budget_ms=hint.budget_ms,
         retry_after_s=retry_after_s,
+        refused_for="latency_ms" if limit.whole else None,
     )
