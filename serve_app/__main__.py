@@ -24,6 +24,7 @@ from serve_app.registry import load_ladder
 from serve_app.settings import Settings, parse_settings
 
 LOOPBACK = "127.0.0.1"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ANY_GPUS = 1.0  # before Ray starts nobody knows; the app builder asks the cluster
 
 
@@ -103,7 +104,8 @@ def run(args: argparse.Namespace, given: dict[str, Any]) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # in place of Ray's own
+        for number in SIGNALS:  # Ray has its own for SIGTERM; shells make their jobs ignore SIGINT
+            signal.signal(number, signal.default_int_handler)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(http_options={"host": args.host, "port": args.port}, logging_config=LOGGING)
         say("deploying the ladder")
@@ -119,7 +121,7 @@ def run(args: argparse.Namespace, given: dict[str, Any]) -> None:
 
 def _stop(*steps: Callable[[], None]) -> None:
     """End Serve, then Ray. What Ray prints about actors that end as told is of no use to anyone."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
     with contextlib.redirect_stderr(io.StringIO()):
         for step in steps:

@@ -281,6 +281,7 @@ def test_one_text_of_many_token_ids_is_one_text() -> None:
         ([[14]], "input[0][0]", "14; the model's are 0 to 13"),
         ([[5], [6, 7, 10**12]], "input[1][2]", "1000000000000"),
         ([[5], [-1, 99]], "input[1][0]", "-1"),
+        ([[5], [0, 99]], "input[1][1]", "99"),
     ],
 )
 def test_a_token_id_outside_the_vocabulary_is_refused(

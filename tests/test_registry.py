@@ -82,15 +82,18 @@ def test_an_unknown_named_variant_is_refused_with_what_is_built(artifacts: Path)
     assert "fake-bf16, fake-fp32, fake-int8" in refused.value.message
 
 
+@pytest.mark.parametrize("variant", ["fake-fp32", "fake-int8"])
 @pytest.mark.parametrize("part", ["checkpoint", "tokenizer"])
-def test_variants_of_different_models_are_refused(artifacts: Path, part: str) -> None:
+def test_variants_of_different_models_are_refused(artifacts: Path, part: str, variant: str) -> None:
     """Vectors of two checkpoints or two tokenizers cannot be compared: both variants are named."""
-    manifest = read_manifest(artifacts / "fake-int8")
+    (artifacts / "fake-bf16").rename(artifacts.parent / "moved away")
+    manifest = read_manifest(artifacts / variant)
     changes = {"checkpoint": {"digest": "1" * 64}, "tokenizer": {"pad_id": 1}}[part]
-    _change(artifacts / "fake-int8", **{part: replace(getattr(manifest, part), **changes)})
+    _change(artifacts / variant, **{part: replace(getattr(manifest, part), **changes)})
     with pytest.raises(ArtifactError) as refused:
         load_ladder(artifacts)
     assert "fake-int8" in refused.value.message
+    assert "fake-fp32" in refused.value.message
     assert "another checkpoint or tokenizer" in refused.value.message
 
 
@@ -120,7 +123,7 @@ def with_fp16(artifacts: Path, write_artifact: MakeArtifact) -> Path:
 
 def test_fp16_stays_off_without_a_gpu(with_fp16: Path) -> None:
     """A CPU runs fp16 slower than fp32, whatever its profile says, and it pushes nobody off."""
-    ladder = load_ladder(with_fp16, gpus=0)
+    ladder = load_ladder(with_fp16)  # no GPU is the default
     assert _names(ladder) == ["fake-fp32", "fake-bf16", "fake-int8"]
     assert _reasons(ladder) == {"torch-fp16": "needs a GPU, and this cluster has none"}
 
@@ -132,6 +135,12 @@ def test_fp16_runs_on_the_gpu_where_there_is_one(with_fp16: Path) -> None:
     devices = {rung.manifest.variant: rung.device for rung in ladder.rungs}
     assert devices == {"fake-fp32": "cpu", "torch-fp16": "cuda"}
     assert "torch-fp16 has fidelity 1.0000" in _reasons(ladder)["fake-bf16"]
+
+
+def test_other_precisions_of_torch_stay_on_the_cpu(artifacts: Path) -> None:
+    """A GPU in the cluster is for the precisions that need one."""
+    _change(artifacts / "fake-fp32", runtime="torch")
+    assert {rung.device for rung in load_ladder(artifacts, gpus=1).rungs} == {"cpu"}
 
 
 def test_a_profile_of_another_device_is_no_reason_to_stay_off(with_fp16: Path) -> None:

@@ -180,7 +180,9 @@ class TestEmbeddings:
         short = served.embed(dimensions=3).json()["data"][0]["embedding"]
         whole = np.array(_vector(HELLO_WORLD)[:3])
         np.testing.assert_allclose(short, whole / np.linalg.norm(whole), rtol=1e-5)
-        assert len(served.embed(dimensions=8).json()["data"][0]["embedding"]) == 8
+        for dimensions in (1, 8):
+            (item,) = served.embed(dimensions=dimensions).json()["data"]
+            assert len(item["embedding"]) == dimensions
 
     def test_many_texts_come_back_in_order(self, served: Any) -> None:
         """More texts than a call or a batch holds, of mixed lengths: each has its own vector."""
@@ -452,6 +454,7 @@ class TestRoute:
         found = served.ask("POST", "/v1/route", json=body).json()
         assert (found["admitted"], found["variant"]) == (True, "fake-int8")
         assert (found["fidelity"], found["at_risk"]) == (0.985, False)
+        assert found["predicted_ms"] >= found["forecasts"][2]["p50_ms"] >= 40
         assert (found["budget_ms"], found["retry_after_s"]) == (300, None)
         assert (found["tokens"], found["truncated"]) == (4, [])
         assert [f["variant"] for f in found["forecasts"]] == VARIANTS

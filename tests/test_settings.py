@@ -16,7 +16,9 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert settings == Settings()
     assert settings.default_hint() == Hint(budget_ms=1000.0, quality=Quality(floor=0.99))
     assert (settings.artifacts, settings.variants) == (Path("artifacts"), ())
-    assert settings.max_texts == 2048
+    assert (settings.max_texts, settings.max_body_bytes) == (2048, 8_388_608)
+    assert (settings.threads, settings.routers, settings.max_replicas) == (1, 1, None)
+    assert settings.max_wait_ms == 30_000
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,25 @@ def test_the_defaults_are_the_documented_ones() -> None:
 def test_text_from_a_command_line_becomes_values(name: str, text: str, expected: object) -> None:
     """Flags and `serve run name=value` carry text; lists are separated by commas."""
     assert getattr(parse_settings({name: text}), name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("threads", 1),
+        ("threads", 256),
+        ("routers", 1),
+        ("routers", 64),
+        ("max_replicas", 1),
+        ("max_texts", 1),
+        ("max_body_bytes", 1024),
+        ("max_wait_ms", 0.001),
+        ("default_latency_ms", 0.001),
+    ],
+)
+def test_the_limits_themselves_are_allowed(name: str, value: float) -> None:
+    """The ends of each documented range."""
+    assert getattr(parse_settings({name: value}), name) == value
 
 
 def test_lists_from_yaml_pass() -> None:

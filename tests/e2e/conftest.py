@@ -14,6 +14,8 @@ import pytest
 
 from tests.e2e.harness import Server, StartServer, free_port
 
+PATIENT_MS = 60_000  # no test may depend on how busy the machine is
+
 
 @pytest.fixture(scope="session")
 def start_server(
@@ -26,6 +28,7 @@ def start_server(
         port = free_port()
         log = tmp_path_factory.mktemp("server") / "log"
         command = [sys.executable, "-m", "serve_app", "--artifacts", str(real_artifacts)]
+        command += ["--default-latency-ms", str(PATIENT_MS)]
         with log.open("w") as stream:
             process = subprocess.Popen(
                 [*command, "--port", str(port), *flags],

@@ -104,6 +104,10 @@ def test_serve_run_works(
             stderr=log,
             text=True,
             start_new_session=True,
+            # CI may run with SIGINT ignored, and `serve run` stops by nothing else.
+            preexec_fn=lambda: signal.signal(  # noqa: PLW1509 (no thread runs here)
+                signal.SIGINT, signal.default_int_handler
+            ),
         )
     server = Server(f"http://127.0.0.1:{port}", process, tmp_path / "log")
     try:

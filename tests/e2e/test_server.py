@@ -54,12 +54,12 @@ def test_fast_is_the_cheapest_variant_and_keeps_its_word(http: httpx.Client) -> 
 
 
 def test_a_wide_budget_gets_the_highest_fidelity(http: httpx.Client) -> None:
-    """One second, unloaded: the highest fidelity, and within 0.001 of it the cheapest."""
+    """A budget that every variant can meet: the highest fidelity, and within 0.001 of it the cheapest."""
     rungs = ladder(http)
     top = max(v["fidelity"] for v in rungs)
     near = [v for v in rungs if v["fidelity"] >= top - 0.001]
     wanted = min(near, key=lambda v: v["profile"]["cost_ms"])["variant"]
-    content = embed(http, input="a short text", latency_ms=1000)
+    content = embed(http, input="a short text", latency_ms=60_000)
     assert content["routing"]["variant"] == wanted
     assert content["routing"]["within_budget"] is True
 
@@ -87,7 +87,13 @@ def test_headers_do_the_same_as_the_body(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     "hint",
-    [{"quality": "best"}, {"quality": "fast"}, {"latency_ms": 1000}, {"variant": "onnx-fp32"}, {}],
+    [
+        {"quality": "best"},
+        {"quality": "fast"},
+        {"latency_ms": 60_000},
+        {"variant": "onnx-fp32"},
+        {},
+    ],
 )
 def test_route_tells_what_embeddings_would_do(http: httpx.Client, hint: dict[str, Any]) -> None:
     """/v1/route names the variant that /v1/embeddings then takes, and why not each other one."""
@@ -113,7 +119,7 @@ def test_the_official_client_works_unchanged(server: Server, encoding: str | Non
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused")
     chosen = {} if encoding is None else {"encoding_format": encoding}
     answer = client.embeddings.create(
-        model="all-MiniLM-L6-v2", input=TEXTS[:2], extra_body={"latency_ms": 500}, **chosen
+        model="all-MiniLM-L6-v2", input=TEXTS[:2], extra_body={"latency_ms": 60_000}, **chosen
     )
     for item, expected in zip(answer.data, VECTORS, strict=False):
         raw: Any = item.embedding
