@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import logging
+import os
 import shlex
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from serve_app.environment import apply_local_environment, cluster_environment, find_haproxy
@@ -115,18 +116,37 @@ def run(args: argparse.Namespace, given: dict[str, Any]) -> None:
         threading.Event().wait()
     except KeyboardInterrupt:
         say("stopping")
+    except RuntimeError as error:
+        raise SetupError(f"Serve could not deploy: {str(error).strip().splitlines()[0]}") from error
     finally:
         _stop(serve.shutdown, ray.shutdown)
 
 
 def _stop(*steps: Callable[[], None]) -> None:
-    """End Serve, then Ray. What Ray prints about actors that end as told is of no use to anyone."""
+    """End Serve, then Ray."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
-    with contextlib.redirect_stderr(io.StringIO()):
+    with _silence():
         for step in steps:
             with contextlib.suppress(Exception):
                 step()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What Ray prints about actors that end as told, on either stream, is of no use to anyone."""
+    streams = [sys.stdout.fileno(), sys.stderr.fileno()]
+    kept = [os.dup(stream) for stream in streams]
+    with Path(os.devnull).open("w") as nowhere:
+        for stream in streams:
+            os.dup2(nowhere.fileno(), stream)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        for stream, before in zip(streams, kept, strict=True):
+            os.dup2(before, stream)
+            os.close(before)
 
 
 def say(text: str) -> None:
