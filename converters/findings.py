@@ -15,10 +15,12 @@ from converters.latency import measured_grids
 from converters.provenance import Provenance, provenance
 from converters.retrieval import Split, cross_table
 from converters.tasks import against_fp32
-from serve_app.engines.base import MODEL_FILES, Engine, open_engine
-from serve_app.errors import ConversionError
+from serve_app.engines.base import MODEL_FILES, Device, Engine, open_engine
+from serve_app.errors import ArtifactError, ConversionError
 from serve_app.manifest import MANIFEST_NAME, GridCell, Manifest, TaskScore, read_manifest
-from serve_app.registry import Ladder, Rung, load_ladder
+from serve_app.registry import GPU_PRECISIONS, Ladder, load_ladder
+
+YARDSTICKS: dict[Device, str] = {"cpu": TORCH, "cuda": TORCH_GPU}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,7 @@ class Built:
         files = sorted(folder.glob(f"*/{MANIFEST_NAME}"))
         return cls(
             folder=folder,
-            ladder=load_ladder(folder),
+            ladder=load_ladder(folder, gpus=gpu_count()),
             manifests=tuple(read_manifest(file.parent) for file in files),
         )
 
@@ -89,12 +91,12 @@ def gather(checkpoint: Checkpoint, built: Built, *, texts: Texts, step: Step) ->
     for rung in ladder.rungs:
         name = rung.manifest.variant
         with step(f"{name}: vectors of {len(probe)} texts"):
-            engines[name] = _open(rung)
+            engines[name] = _open(rung.folder, rung.manifest, rung.device)
             vectors[name] = embed_sorted(engines[name], probe)
             own = tasks.scores(partial(embed_sorted, engines[name]))
             scores[name] = scores[name] | against_fp32(own, fp32_scores)
     with step("times beside PyTorch FP32"):
-        grids = _grids(checkpoint, ladder, engines)
+        grids = _grids(checkpoint, _by_device(built, engines))
     weights = {
         m.variant: weight_bytes(built.folder / m.variant / MODEL_FILES["onnx"])
         for m in manifests
@@ -109,7 +111,7 @@ def gather(checkpoint: Checkpoint, built: Built, *, texts: Texts, step: Step) ->
         cross=cross_table(vectors, reference, Split.by_length(probe)),
         tasks={variant: found for variant, found in scores.items() if found},
         yardsticks=grids,
-        claims=tuple(claims(ordered, grids, weights=weights)),
+        claims=tuple(claims(ordered, grids, weights=weights, gpu=gpu_count() > 0)),
     )
 
 
@@ -121,34 +123,45 @@ def _require_same(checkpoint: Checkpoint, manifest: Manifest) -> None:
         )
 
 
-def _open(rung: Rung) -> Engine:
-    threads = rung.manifest.profile.threads
-    return open_engine(rung.folder, rung.manifest, threads=threads, device=rung.device)
+def gpu_count() -> int:
+    """GPUs that PyTorch can use here; without PyTorch none can be asked for."""
+    try:
+        import torch
+    except ImportError:
+        return 0
+    return torch.cuda.device_count()
+
+
+def _open(folder: Path, manifest: Manifest, device: Device) -> Engine:
+    return open_engine(folder, manifest, threads=manifest.profile.threads, device=device)
+
+
+def _by_device(built: Built, engines: dict[str, Engine]) -> dict[Device, dict[str, Engine]]:
+    """The ladder's engines, and on the CPU those off the ladder that have a claim to check."""
+    found: dict[Device, dict[str, Engine]] = {"cpu": {}, "cuda": {}}
+    for rung in built.ladder.rungs:
+        found[rung.device][rung.manifest.variant] = engines[rung.manifest.variant]
+    for m in built.manifests:
+        if m.variant not in engines and m.precision not in GPU_PRECISIONS:
+            with suppress(ArtifactError):  # its runtime is not for this machine
+                found["cpu"][m.variant] = _open(built.folder / m.variant, m, "cpu")
+    return found
 
 
 def _grids(
-    checkpoint: Checkpoint, ladder: Ladder, engines: dict[str, Engine]
+    checkpoint: Checkpoint, engines: dict[Device, dict[str, Engine]]
 ) -> dict[str, tuple[GridCell, ...]]:
     """One interleaved run a device; PyTorch runs as its users do, with fused attention."""
     from serve_app.engines.torch_engine import TorchEngine
 
-    max_tokens = checkpoint.facts.max_tokens
+    facts, pad_id = checkpoint.facts, checkpoint.tokenizer.pad_id
     found: dict[str, tuple[GridCell, ...]] = {}
-    for device, yardstick in (("cpu", TORCH), ("cuda", TORCH_GPU)):
-        here = {
-            r.manifest.variant: engines[r.manifest.variant]
-            for r in ladder.rungs
-            if r.device == device
-        }
+    for device, here in engines.items():
         if here:
             model = checkpoint.load_model()
             with suppress(ValueError, NotImplementedError):  # an architecture without it
                 model.set_attn_implementation("sdpa")
-            torch_engine = TorchEngine(
-                model,
-                pooling=checkpoint.facts.pooling,
-                pad_id=checkpoint.tokenizer.pad_id,
-                device="cuda" if device == "cuda" else "cpu",
-            )
-            found |= measured_grids({yardstick: torch_engine} | here, max_tokens=max_tokens)
+            torch_engine = TorchEngine(model, pooling=facts.pooling, pad_id=pad_id, device=device)
+            yardstick: dict[str, Engine] = {YARDSTICKS[device]: torch_engine}
+            found |= measured_grids(yardstick | here, max_tokens=facts.max_tokens)
     return found

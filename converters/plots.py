@@ -19,7 +19,7 @@ mpl.use("Agg")  # files only: no display is needed
 
 WIDTH_IN = 8.0
 DPI = 110
-FOOT_IN = 0.62
+FOOT_IN = 0.55
 FOOT_CHARS = 150
 LEAST_LOSS = 1e-7  # FP32 rounding: below it, 1 - fidelity says nothing
 INK, MUTED, FRONT = "#222222", "#8a8a8a", "#1f6fb2"
@@ -216,7 +216,7 @@ def _cross(figure: Figure, findings: Findings) -> None:
     percents = [[100 * findings.cross[a][b] for b in names] for a in names]
     least = min(map(min, percents))
     shown = axes.imshow(percents, cmap="Blues", vmin=min(90.0, least), vmax=100, aspect="auto")
-    dark = (min(90.0, least) + 100) / 2
+    dark = 0.3 * min(90.0, least) + 70
     for row, values in enumerate(percents):
         for column, value in enumerate(values):
             colour = "white" if value > dark else INK

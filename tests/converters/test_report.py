@@ -140,7 +140,7 @@ def test_claims_compare_with_the_interleaved_run(findings: Findings) -> None:
     times = {TORCH: 4.0, ONNX: 3.0, "onnx-int8": 1.0}
     grids = {n: tuple(replace(c, median_ms=ms) for c in unit) for n, ms in times.items()}
     smaller, faster, latency, half = claims(
-        manifests, grids, weights={"onnx-int8": "float32 48 MB"}
+        manifests, grids, weights={"onnx-int8": "float32 48 MB"}, gpu=False
     )
     assert (smaller.measured, smaller.verdict) == ("1.50× (float32 48 MB)", "falls short")
     assert faster.measured.startswith("3.00×")
@@ -149,13 +149,15 @@ def test_claims_compare_with_the_interleaved_run(findings: Findings) -> None:
     assert latency.verdict == "holds"
     assert (half.measured, half.verdict) == ("no GPU here", NOT_MEASURED)
     on_gpu = grids | {TORCH_GPU: grids[TORCH], "torch-fp16": grids["onnx-int8"]}
-    assert claims(manifests, on_gpu, weights={})[-1].verdict == "holds"
+    halved = grids | {"onnx-int8": tuple(replace(c, median_ms=0.5) for c in unit)}
+    assert claims(manifests, halved, weights={}, gpu=False)[1].verdict == "exceeds"
+    assert claims(manifests, on_gpu, weights={}, gpu=True)[-1].verdict == "holds"
 
 
 def test_a_claim_without_its_yardstick_is_not_measured(findings: Findings) -> None:
     """Where the variant to compare with was not run, a claim says so instead of a number."""
     int8 = _named(findings.manifests[0], "onnx-int8", "int8", 60)
-    found = claims([int8], {}, weights={})
+    found = claims([int8], {}, weights={}, gpu=False)
     assert {c.verdict for c in found} == {NOT_MEASURED}
     assert all("%" not in c.measured and "×" not in c.measured for c in found)
 
