@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from converters.build import Texts
     from converters.checkpoint import Checkpoint
 
-TABLE_WIDTH = 160
+TABLE_WIDTH = 180
 
 
 def parser() -> argparse.ArgumentParser:

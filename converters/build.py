@@ -18,7 +18,7 @@ from pathlib import Path
 from converters import fidelity, latency
 from converters.checkpoint import Checkpoint
 from converters.gates import MAX_DRIFT, gate
-from converters.provenance import command_line, tool_versions
+from converters.provenance import command_line, commit, tool_versions
 from converters.recipes import RECIPES, Source
 from converters.tasks import Tasks, against_fp32
 from serve_app.engines.base import Device, Engine, TokenIds, open_engine
@@ -165,6 +165,7 @@ def _manifest(spec: Variant, folder: Path, found: Fidelity, *, profile: Profile)
         profile=profile,
         tools=tool_versions(),
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=commit(Path(__file__).parent),
         command=command_line(),
     )
 

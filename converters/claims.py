@@ -125,7 +125,7 @@ def _onnx_latency(grids: Grids) -> list[Claim]:
     lower = 1 - 1 / ratio.mean
     longest = max(c.tokens for c in single[ONNX])
     measured = (
-        f"{lower:+.0%} on single texts ({1 - 1 / ratio.least:+.0%} to {1 - 1 / ratio.most:+.0%} "
+        f"{lower:.0%} lower on single texts ({1 - 1 / ratio.least:.0%} to {1 - 1 / ratio.most:.0%} "
         f"by length, up to {longest} tokens)"
     )
     return [

@@ -17,20 +17,25 @@ if TYPE_CHECKING:
 
 mpl.use("Agg")  # files only: no display is needed
 
-WIDTH_IN = 8.0
+WIDTH_IN = 9.0
 DPI = 110
 FOOT_IN = 0.55
 FOOT_CHARS = 150
 LEAST_LOSS = 1e-7  # FP32 rounding: below it, 1 - fidelity says nothing
 INK, MUTED, FRONT = "#222222", "#8a8a8a", "#1f6fb2"
 COLOURS = ("#1f6fb2", "#d1701c", "#2d8a4e", "#a23b72", "#6b5ca5", "#8c6d31", "#3a8f8f", "#b23a3a")
-LABEL_GAP_POINTS = 13
+MARKERS = ("o", "s", "^")
+WHY_CHARS = 34
 
 
 def draw_all(findings: Findings, folder: Path) -> dict[str, Path]:
     """Write every figure as PNG; by caption."""
     drawn = {
-        "Fidelity against throughput": (_front, "fidelity.png", 4.6),
+        "Fidelity against throughput": (
+            _front,
+            "fidelity.png",
+            3.6 + 0.25 * len(findings.manifests),
+        ),
         "Size": (_size, "size.png", 1.6 + 0.42 * len(findings.manifests)),
         "Latency by length": (_latency, "latency.png", 4.4),
         "Cross-variant recall": (_cross, "cross.png", 2.0 + 0.62 * len(findings.cross)),
@@ -68,10 +73,10 @@ def _plain(axes: Axes) -> None:
     axes.tick_params(labelsize=9)
 
 
-def _colour(findings: Findings, variant: str) -> str:
-    """One colour a variant in all figures."""
-    names = sorted(m.variant for m in findings.manifests)
-    return COLOURS[names.index(variant) % len(COLOURS)]
+def _look(findings: Findings, variant: str) -> tuple[str, str]:
+    """One colour and marker a variant in all figures."""
+    turn, index = divmod(sorted(m.variant for m in findings.manifests).index(variant), len(COLOURS))
+    return COLOURS[index], MARKERS[turn % len(MARKERS)]
 
 
 def _loss(manifest: Manifest) -> float:
@@ -95,34 +100,57 @@ def _front(figure: Figure, findings: Findings) -> None:
         alpha=0.7,
         label="the ladder: the Pareto front",
     )
-    for m in findings.manifests:
-        on = m.variant not in findings.off
-        axes.plot(
-            _throughput(m),
-            _loss(m),
-            marker="o",
-            markersize=8,
-            markeredgecolor=_colour(findings, m.variant),
-            markerfacecolor=_colour(findings, m.variant) if on else "white",
-            linestyle="none",
-            clip_on=False,
-        )
+    for number, m in enumerate(findings.manifests, 1):
+        _numbered(axes, findings, m, number=number)
+    _front_axes(axes, findings)
+    axes.set_title(f"{findings.model}: fidelity against throughput", fontsize=11, loc="left")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, labelspacing=0.9)
+
+
+def _numbered(axes: Axes, findings: Findings, manifest: Manifest, *, number: int) -> None:
+    """A numbered disc, hollow off the ladder: names beside the points would overlap."""
+    on = manifest.variant not in findings.off
+    colour, _ = _look(findings, manifest.variant)
+    x, y = _throughput(manifest), _loss(manifest)
+    axes.plot(
+        x,
+        y,
+        marker="o",
+        markersize=13,
+        markeredgecolor=colour,
+        markerfacecolor=colour if on else "white",
+        linestyle="none",
+        clip_on=False,
+        zorder=3 + on,
+        label=_name(findings, manifest, number=number),
+    )
+    axes.text(
+        x,
+        y,
+        str(number),
+        color="white" if on else colour,
+        fontsize=7.5,
+        ha="center",
+        va="center",
+        zorder=4 + on,
+    )
+
+
+def _front_axes(axes: Axes, findings: Findings) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylim(max(2e-2, 2 * max(map(_loss, findings.manifests))), LEAST_LOSS / 2)
     throughputs = [_throughput(m) for m in findings.manifests]
-    axes.set_xlim(min(throughputs) / 1.5, max(throughputs) * 2.2)
-    axes.set_yticks(
-        [10.0**-n for n in range(2, 8)], [f"0.{'9' * n}" for n in range(2, 7)] + ["≥ 0.9999999"]
-    )
-    axes.set_xticks(*_number_ticks(min(throughputs) / 1.5, max(throughputs) * 2.2))
+    low, high = min(throughputs) / 1.4, max(throughputs) * 1.4
+    axes.set_xlim(low, high)
+    decades = [n for n in range(1, 8) if 10.0**-n <= axes.get_ylim()[0]]
+    names = {n: f"0.{'9' * n}" for n in decades} | {7: "≥ 0.9999999"}
+    axes.set_yticks([10.0**-n for n in decades], [names[n] for n in decades])
+    axes.set_xticks(*_number_ticks(low, high))
     axes.minorticks_off()
     axes.set_xlabel("tokens per second of one replica, full batches")
     axes.set_ylabel("fidelity: cosine to FP32, 1st percentile")
-    axes.set_title(f"{findings.model}: fidelity against throughput", fontsize=11, loc="left")
-    axes.legend(loc="lower left", frameon=False, fontsize=9)
     _plain(axes)
-    _label(axes, findings)
 
 
 def _number_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
@@ -131,42 +159,20 @@ def _number_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     return ticks, [f"{tick:,.0f}" for tick in ticks]
 
 
-def _label(axes: Axes, findings: Findings) -> None:
-    """Names beside the points, moved down where two would overlap."""
-    axes.figure.canvas.draw()
-    taken: list[tuple[float, float]] = []
-    for m in sorted(findings.manifests, key=lambda m: (_loss(m), _throughput(m))):
-        x, y = axes.transData.transform((_throughput(m), _loss(m)))
-        shift = 0.0
-        while any(
-            abs(x - u) < 2 * WIDTH_IN * DPI / 5 and abs(y - shift - v) < LABEL_GAP_POINTS * DPI / 72
-            for u, v in taken
-        ):
-            shift += 2
-        taken.append((x, y - shift))
-        axes.annotate(
-            _name(findings, m),
-            (_throughput(m), _loss(m)),
-            xytext=(9, -shift * 72 / DPI),
-            textcoords="offset points",
-            va="center",
-            fontsize=8.5,
-            color=INK if m.variant not in findings.off else MUTED,
-        )
-
-
-def _name(findings: Findings, manifest: Manifest) -> str:
+def _name(findings: Findings, manifest: Manifest, *, number: int) -> str:
+    head = f"{number}  {manifest.variant}"
     if manifest.variant not in findings.off:
-        return manifest.variant
+        return head
     winner = findings.beaten_by(manifest)
     why = f"beaten by {winner}" if winner else findings.off[manifest.variant]
-    return f"{manifest.variant}: {textwrap.shorten(why, 48, placeholder=' …')}"
+    lines = textwrap.wrap(why, WHY_CHARS, max_lines=3, placeholder=" …")
+    return "\n    ".join([head, *lines])
 
 
 def _size(figure: Figure, findings: Findings) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     names = [m.variant for m in findings.manifests]
-    colours = [_colour(findings, name) for name in names]
+    colours = [_look(findings, name)[0] for name in names]
     disk = [m.size_bytes / 1e6 for m in findings.manifests]
     memory = [m.profile.resident_bytes / 1e6 for m in findings.manifests]
     for axes, values, title in (
@@ -189,8 +195,9 @@ def _latency(figure: Figure, findings: Findings) -> None:
         cells = [c for c in m.profile.grid if c.texts == 1]
         lengths |= {c.tokens for c in cells}
         x = [c.tokens for c in cells]
-        colour = _colour(findings, m.variant)
-        axes.plot(x, [c.median_ms for c in cells], "o", color=colour, markersize=5, label=m.variant)
+        colour, marker = _look(findings, m.variant)
+        medians = [c.median_ms for c in cells]
+        axes.plot(x, medians, marker, color=colour, markersize=5, label=m.variant)
         axes.plot(x, [m.profile.fitted_ms(n) for n in x], "-", color=colour, linewidth=1.2)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -206,7 +213,7 @@ def _latency(figure: Figure, findings: Findings) -> None:
         fontsize=11,
         loc="left",
     )
-    axes.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     _plain(axes)
 
 

@@ -180,6 +180,7 @@ def _profiles(findings: Findings) -> str:
         "load ms",
         "memory MB",
         "measured on",
+        "built",
     )
     rows = [
         (
@@ -191,11 +192,12 @@ def _profiles(findings: Findings) -> str:
             f"{m.profile.batch_tokens} tokens",
             f"{m.profile.load_ms:.0f}",
             f"{m.profile.resident_bytes / 1e6:.0f}",
-            f"{m.profile.hardware}; {m.profile.threads} threads",
+            f"{m.profile.hardware}; threads: {m.profile.threads}",
+            f"{m.built_at}, commit {m.commit}, {m.command}",
         )
         for m in findings.manifests
     ]
-    return _table(heads, rows, words=(0, 8))
+    return _table(heads, rows, words=(0, 8, 9))
 
 
 def _claims(findings: Findings) -> str:

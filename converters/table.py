@@ -15,7 +15,7 @@ COLUMNS = (
     "fidelity (p1)",
     "mean",
     "min",
-    "top-10 both / queries / documents",
+    "top-10 (both/query/doc)",
     "batch drift",
     "MB",
     "ms per 1000 tokens",

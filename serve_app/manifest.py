@@ -178,6 +178,7 @@ class Manifest(Variant):
     profile: Profile
     tools: dict[str, str]  # package name -> version
     built_at: str  # ISO 8601, UTC
+    commit: str  # of the sources that built and measured it
     command: str
 
     @property

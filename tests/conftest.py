@@ -119,6 +119,7 @@ def write_artifact(folder: Path, *, p1: float, cost_ms: float, drift: float = 0.
         ),
         tools={},
         built_at="2026-01-01T00:00:00+00:00",
+        commit="a test",
         command="a test",
     )
     write_manifest(folder, manifest)

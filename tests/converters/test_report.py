@@ -145,7 +145,7 @@ def test_claims_compare_with_the_interleaved_run(findings: Findings) -> None:
     assert (smaller.measured, smaller.verdict) == ("1.50× (float32 48 MB)", "falls short")
     assert faster.measured.startswith("3.00×")
     assert faster.verdict == "holds"
-    assert latency.measured.startswith("+25%")
+    assert latency.measured.startswith("25% lower")
     assert latency.verdict == "holds"
     assert (half.measured, half.verdict) == ("no GPU here", NOT_MEASURED)
     on_gpu = grids | {TORCH_GPU: grids[TORCH], "torch-fp16": grids["onnx-int8"]}
