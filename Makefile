@@ -8,7 +8,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: serve test check fmt convert load clean help
+.PHONY: serve test check fmt convert load report clean help
 
 serve: .venv/serve.done ## convert on first use, then serve on http://127.0.0.1:8000
 	@$(BIN)/python -m converters build --missing --out $(ARTIFACTS)
@@ -31,6 +31,9 @@ convert: .venv/serve.done ## build all variants anew and print their table
 
 load: .venv/dev.done ## put load on the running server
 	$(BIN)/python -m loadtests $(ARGS)
+
+report: .venv/serve.done ## measure all variants side by side and write report/index.html
+	$(BIN)/python -m converters report --out $(ARTIFACTS) $(ARGS)
 
 clean: ## remove the environment and the artifacts
 	rm -rf .venv $(ARTIFACTS) .pytest_cache .mypy_cache .ruff_cache

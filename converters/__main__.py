@@ -1,4 +1,4 @@
-"""`python -m converters build | verify | list`."""
+"""`python -m converters build | verify | list | report`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from converters.build import Texts
     from converters.checkpoint import Checkpoint
 
-TABLE_WIDTH = 160
+TABLE_WIDTH = 180
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,9 +38,6 @@ def parser() -> argparse.ArgumentParser:
         "--variants", default="all", help="comma-separated names, or all (default: %(default)s)"
     )
     build.add_argument(
-        "--corpus", type=Path, help="your own texts, one a line, or .jsonl with text"
-    )
-    build.add_argument(
         "--threads", type=int, default=1, help="threads of a replica (default: %(default)s)"
     )
     build.add_argument(
@@ -48,7 +45,22 @@ def parser() -> argparse.ArgumentParser:
     )
     check = commands.add_parser("verify", help="check every artifact against its manifest")
     show = commands.add_parser("list", help="print the table of built variants")
-    for command in (build, check, show):
+    report = commands.add_parser("report", help="write a page with figures about what was built")
+    report.add_argument("--to", type=Path, default=Path("report"), help="folder of the page")
+    for command in (build, report):
+        command.add_argument(
+            "--corpus", type=Path, help="your own texts, one a line, or .jsonl with text"
+        )
+        command.add_argument(
+            "--sts", type=Path, help="score similarity: lines of genre, score, a, b"
+        )
+        command.add_argument("--beir", type=Path, help="score retrieval: a folder in BEIR's layout")
+    report.add_argument(
+        "--checkpoint",
+        default=DEFAULT_CHECKPOINT,
+        help="what was built from (default: %(default)s)",
+    )
+    for command in (build, check, show, report):
         command.add_argument("--out", type=Path, default=Path("artifacts"), help="artifacts folder")
     return top
 
@@ -57,7 +69,7 @@ def main() -> None:
     """Run one command; errors that a person can mend are one line and exit code 2."""
     args = parser().parse_args()
     try:
-        {"build": _build, "verify": _verify, "list": _list}[args.command](args)
+        {"build": _build, "verify": _verify, "list": _list, "report": _report}[args.command](args)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -95,7 +107,7 @@ def _build(args: argparse.Namespace) -> None:
     build(
         checkpoint,
         variants,
-        texts=_texts(checkpoint, args.corpus),
+        texts=_texts(checkpoint, args),
         out=args.out,
         threads=args.threads,
         step=progress.step,
@@ -103,17 +115,45 @@ def _build(args: argparse.Namespace) -> None:
     _list(args)
 
 
-def _texts(checkpoint: Checkpoint, corpus: Path | None) -> Texts:
+def _texts(checkpoint: Checkpoint, args: argparse.Namespace) -> Texts:
     from converters.build import Texts
     from converters.corpus import calibration_texts, probe_texts, read_corpus
     from converters.fidelity import tokenize
+    from converters.tasks import Tasks
+    from serve_app.engines.tokenization import Tokenizer
 
-    if corpus is None:
+    if args.corpus is None:
         calibration, probe = calibration_texts(), probe_texts()
     else:
-        own = read_corpus(corpus)
+        own = read_corpus(args.corpus)
         calibration, probe = own[::2], own[1::2]
-    return Texts(calibration=tokenize(checkpoint, calibration), probe=tokenize(checkpoint, probe))
+    tokenizer = Tokenizer(checkpoint.tokenizer_file, max_tokens=checkpoint.facts.max_tokens)
+    return Texts(
+        calibration=tokenize(checkpoint, calibration),
+        probe=tokenize(checkpoint, probe),
+        tasks=Tasks.read(tokenizer, sts=args.sts, beir=args.beir),
+    )
+
+
+def _report(args: argparse.Namespace) -> None:
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from converters.progress import Progress
+
+    progress = Progress()
+    with progress.step("load PyTorch and transformers"):
+        import torch
+        import transformers
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+
+    from converters.checkpoint import open_checkpoint
+    from converters.findings import Built
+    from converters.report import report
+
+    built = Built.read(args.out)
+    checkpoint = open_checkpoint(args.checkpoint)
+    texts = _texts(checkpoint, args)
+    print(report(checkpoint, built, texts=texts, to=args.to, step=progress.step))
 
 
 def _verify(args: argparse.Namespace) -> None:

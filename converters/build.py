@@ -6,21 +6,23 @@ rename. An interrupted build leaves the old artifacts as they were.
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 
 from converters import fidelity, latency
 from converters.checkpoint import Checkpoint
-from converters.recipes import MAX_DRIFT, RECIPES, Source, gate
+from converters.gates import MAX_DRIFT, gate
+from converters.provenance import command_line, commit, tool_versions
+from converters.recipes import RECIPES, Source
+from converters.tasks import Tasks, against_fp32
 from serve_app.engines.base import Device, Engine, TokenIds, open_engine
+from serve_app.engines.measure import Setup, hardware_name
 from serve_app.errors import ConversionError
 from serve_app.manifest import (
     FORMAT_VERSION,
@@ -33,17 +35,16 @@ from serve_app.manifest import (
     write_manifest,
 )
 
-TOOLS = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "openvino", "numpy")
-
 Step = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """Token ids of the texts that calibrate, and of the others, that measure."""
+    """Token ids of the texts that calibrate, and of the others, that measure; and tasks to score."""
 
     calibration: Sequence[TokenIds]
     probe: Sequence[TokenIds]
+    tasks: Tasks
 
 
 def build(
@@ -104,23 +105,31 @@ def _measure(
     checkpoint: Checkpoint, folders: dict[str, Path], *, texts: Texts, threads: int, step: Step
 ) -> dict[str, Manifest]:
     with step("FP32 reference vectors"):
-        reference = fidelity.embed_sorted(fidelity.reference_engine(checkpoint), texts.probe)
+        fp32 = fidelity.reference_engine(checkpoint)
+        reference = fidelity.embed_sorted(fp32, texts.probe)
+        fp32_scores = texts.tasks.scores(partial(fidelity.embed_sorted, fp32))
     engines: dict[str, Engine] = {}
     found: dict[str, Fidelity] = {}
+    setups: dict[str, Setup] = {}
     for variant, folder in folders.items():
         with step(f"{variant}: fidelity over {len(texts.probe)} texts"):
-            engines[variant] = open_engine(
-                folder, _spec(checkpoint, variant), threads=threads, device=_device(variant)
+            spec, device = _spec(checkpoint, variant), _device(variant)
+            setups[variant] = latency.setup(folder, spec, threads=threads, device=device)
+            engines[variant] = open_engine(folder, spec, threads=threads, device=device)
+            scores = texts.tasks.scores(partial(fidelity.embed_sorted, engines[variant]))
+            found[variant] = fidelity.measure(
+                engines[variant],
+                reference,
+                texts.probe,
+                tasks=against_fp32(scores, fp32_scores),
             )
-            found[variant] = fidelity.measure(engines[variant], reference, texts.probe)
     profiles: dict[str, Profile] = {}
     for device in sorted({_device(variant) for variant in folders}):
-        with step(f"profile on {latency.hardware_name(device)}"):
+        with step(f"profile on {hardware_name(device)}"):
             profiles |= latency.profile_all(
                 {v: e for v, e in engines.items() if _device(v) == device},
+                setups,
                 max_tokens=checkpoint.facts.max_tokens,
-                threads=threads,
-                device=device,
             )
     return {
         variant: _manifest(
@@ -156,7 +165,8 @@ def _manifest(spec: Variant, folder: Path, found: Fidelity, *, profile: Profile)
         profile=profile,
         tools=tool_versions(),
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=shlex.join(["python", "-m", "converters", *sys.argv[1:]]),
+        commit=commit(Path(__file__).parent),
+        command=command_line(),
     )
 
 
@@ -167,15 +177,6 @@ def _device(variant: str) -> Device:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def tool_versions() -> dict[str, str]:
-    """Versions of the packages that decide vectors and speed."""
-    found = {}
-    for package in TOOLS:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 def _put(folder: Path, place: Path) -> None:

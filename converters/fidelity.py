@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.checkpoint import Checkpoint
+from converters.retrieval import Split, overlaps
 from serve_app.engines.base import Engine, TokenIds, Vectors
 from serve_app.engines.tokenization import Tokenizer
-from serve_app.manifest import Fidelity
+from serve_app.manifest import Drift, Fidelity, TaskScore
 from serve_app.policy.batching import next_batch
 
 DRIFT_TEXTS = 24
+PADDED_TEXTS = 7  # and a longest one
 BATCH_TOKENS = 512
 
 
@@ -56,30 +58,59 @@ def cosines(a: Vectors, b: Vectors) -> npt.NDArray[np.float64]:
     return np.asarray((x * y).sum(1) / norms)
 
 
-def measure(engine: Engine, reference: Vectors, texts: Sequence[TokenIds]) -> Fidelity:
-    """Compare an engine with the reference vectors of the same texts."""
+def measure(
+    engine: Engine,
+    reference: Vectors,
+    texts: Sequence[TokenIds],
+    *,
+    tasks: dict[str, TaskScore] | None = None,
+) -> Fidelity:
+    """Compare an engine with the reference vectors of the same texts.
+
+    Args:
+        engine: the variant's.
+        reference: FP32's vectors, [texts, dims].
+        texts: the probe texts.
+        tasks: scores on tasks that were asked for.
+    """
     vectors = embed_sorted(engine, texts)
     close = cosines(vectors, reference)
     return Fidelity(
         mean=float(close.mean()),
         p1=float(np.percentile(close, 1)),
         min=float(close.min()),
-        batch_drift=batch_drift(engine, texts, in_batches=vectors),
+        overlap=overlaps(vectors, reference, Split.by_length(texts)),
+        drift=drift(engine, texts, in_batches=vectors),
         probe_texts=len(texts),
+        tasks=tasks or {},
     )
 
 
-def batch_drift(engine: Engine, texts: Sequence[TokenIds], *, in_batches: Vectors) -> float:
-    """Largest 1 - cosine between a text alone, in its sorted batch, and beside the longest text.
+def drift(engine: Engine, texts: Sequence[TokenIds], *, in_batches: Vectors) -> Drift:
+    """How far company and padding move a text's vector from the one it has alone.
 
     Args:
         engine: the engine.
         texts: all probe texts; an even sample of them is tried.
         in_batches: their vectors from sorted batches.
     """
-    longest = max(texts, key=len)
     sample = np.unique(np.linspace(0, len(texts) - 1, DRIFT_TEXTS).astype(int))
-    alone = np.concatenate([engine.embed([texts[i]]) for i in sample])
-    padded = np.stack([engine.embed([texts[i], longest])[0] for i in sample])
-    nearest = np.minimum(cosines(alone, in_batches[sample]), cosines(alone, padded))
-    return float(max(0.0, 1 - nearest.min()))
+    tried = [texts[i] for i in sample]
+    longest = max(texts, key=len)
+    alone = np.concatenate([engine.embed([ids]) for ids in tried])
+    beside = np.stack([engine.embed([ids, longest])[0] for ids in tried])
+    wide = [
+        engine.embed([*tried[i : i + PADDED_TEXTS], longest])[:-1]
+        for i in range(0, len(tried), PADDED_TEXTS)
+    ]
+    again = np.concatenate([engine.embed([ids]) for ids in tried])
+    return Drift(
+        alone=_farthest(alone, again),
+        sorted_batch=_farthest(alone, in_batches[sample]),
+        beside_longest=_farthest(alone, beside),
+        padded=_farthest(alone, np.concatenate(wide)),
+    )
+
+
+def _farthest(a: Vectors, b: Vectors) -> float:
+    return float(max(0.0, 1 - cosines(a, b).min()))

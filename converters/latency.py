@@ -1,22 +1,34 @@
-"""What a variant costs on this machine: `base + per_token * padded tokens`, its spread, its best batch.
+"""Profiles of many engines, measured side by side with the engines that will serve.
 
-The engine that will serve is the one that is measured, with the threads it will have. Rounds of all
-engines are interleaved, so that a noisy minute touches each alike and their ratios hold.
+Rounds of all engines are interleaved, so that a noisy minute touches each alike and their ratios
+hold. Load time and memory are those of a process of its own: here other engines share the heap.
 """
 
 from __future__ import annotations
 
-import os
-import platform
+import json
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from serve_app.engines.base import Device, Engine
-from serve_app.manifest import Profile
+from serve_app.engines.base import Device, Engine, open_engine
+from serve_app.engines.measure import (
+    Cell,
+    Setup,
+    Times,
+    cells_within,
+    fit,
+    hardware_name,
+    resident_bytes,
+    run_ms,
+)
+from serve_app.errors import ConversionError
+from serve_app.manifest import Checkpoint, GridCell, Profile, Tokenizer, Variant
 
 ROUNDS = 7
 LENGTHS_BY_COUNT = {
@@ -25,115 +37,116 @@ LENGTHS_BY_COUNT = {
     16: (16, 64),
     32: (16,),
 }
-BATCH_TOKENS = (64, 128, 256, 512, 1024)
-AS_GOOD_AS_BEST = 1.03
-CPU_FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-
-Cell = tuple[int, int]  # texts, tokens each
+CELLS = tuple((count, n) for count, lengths in LENGTHS_BY_COUNT.items() for n in lengths)
+LARGEST_BATCH_TOKENS = 1024
 
 
 def profile_all(
-    engines: Mapping[str, Engine], *, max_tokens: int, threads: int, device: Device
+    engines: Mapping[str, Engine], setups: Mapping[str, Setup], *, max_tokens: int
 ) -> dict[str, Profile]:
     """Measure engines side by side.
 
     Args:
         engines: by variant.
+        setups: how each was opened, by variant; see `setup`.
         max_tokens: the checkpoint's limit; longer texts are not measured.
-        threads: what the engines were opened with.
-        device: where they run.
     """
-    cells = _grid(max_tokens)
+    cells = cells_within(max_tokens, CELLS)
+    times_ms = interleaved_ms(engines, cells)
+    return {name: fit(cells, times, setup=setups[name]) for name, times in times_ms.items()}
+
+
+def measured_grids(
+    engines: Mapping[str, Engine], *, max_tokens: int
+) -> dict[str, tuple[GridCell, ...]]:
+    """Medians of one interleaved run over the latency grid, without a fit."""
+    cells = cells_within(max_tokens, CELLS)
+    return {
+        name: tuple(
+            GridCell(texts=count, tokens=length, median_ms=float(ms))
+            for (count, length), ms in zip(cells, np.median(times, axis=0), strict=True)
+        )
+        for name, times in interleaved_ms(engines, cells).items()
+    }
+
+
+def interleaved_ms(engines: Mapping[str, Engine], cells: Sequence[Cell]) -> dict[str, Times]:
+    """Times by engine, [rounds, cells]; in each round every engine runs once."""
     times_ms = {name: np.empty((ROUNDS, len(cells))) for name in engines}
     for column, cell in enumerate(cells):
         for engine in engines.values():
-            _run_ms(engine, cell)  # first runs of a shape allocate and compile
+            run_ms(engine, cell)  # first runs of a shape allocate and compile
         for row in range(ROUNDS):
             for name, engine in engines.items():
-                times_ms[name][row, column] = _run_ms(engine, cell)
-    return {
-        name: fit(cells, times, hardware=hardware_name(device), threads=threads, device=device)
-        for name, times in times_ms.items()
-    }
+                times_ms[name][row, column] = run_ms(engine, cell)
+    return times_ms
 
 
-def fit(
-    cells: list[Cell],
-    times_ms: npt.NDArray[np.float64],
-    *,
-    hardware: str,
-    threads: int,
-    device: Device,
-) -> Profile:
-    """Fit the two parameters to medians, relative errors weighing alike.
+def setup(folder: Path, variant: Variant, *, threads: int, device: Device) -> Setup:
+    """Open an artifact in a fresh process, and measure load time and memory there.
 
-    Args:
-        cells: the batches measured.
-        times_ms: [rounds, cells].
-        hardware: see `hardware_name`.
-        threads: compute threads.
-        device: where it ran.
+    Raises:
+        ConversionError: that process failed.
     """
-    tokens = np.array([count * length for count, length in cells], dtype=np.float64)
-    medians = np.median(times_ms, axis=0)
-    design = np.stack([np.ones_like(tokens), tokens], axis=1) / medians[:, None]
-    (base_ms, per_token_ms), *_ = np.linalg.lstsq(design, np.ones_like(tokens), rcond=None)
-    base_ms = max(0.0, float(base_ms))
-    fitted = base_ms + per_token_ms * tokens
-    return Profile(
-        hardware=hardware,
+    asked = json.dumps(
+        {
+            "folder": str(folder),
+            "threads": threads,
+            "device": device,
+            "spec": asdict(_spec(variant)),
+        }
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "converters.latency"],
+        input=asked,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last_line = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise ConversionError(f"{variant.variant} does not open in a fresh process: {last_line}")
+    load_ms, held_bytes = json.loads(done.stdout.splitlines()[-1])
+    return Setup(
+        hardware=hardware_name(device),
         device=device,
         threads=threads,
-        base_ms=base_ms,
-        per_token_ms=float(per_token_ms),
-        spread=max(1.0, float(np.percentile(times_ms / fitted, 95))),
-        batch_tokens=_best_batch(tokens, medians),
+        load_ms=load_ms,
+        resident_bytes=held_bytes,
     )
 
 
-def _best_batch(tokens: npt.NDArray[np.float64], medians_ms: npt.NDArray[np.float64]) -> int:
-    """The smallest batch size about as cheap per token as the cheapest one measured."""
-    cost = {
-        size: float((medians_ms[tokens == size] / size).mean())
-        for size in BATCH_TOKENS
-        if (tokens == size).any()
-    }
-    best = min(cost.values())
-    return min(size for size, ms in cost.items() if ms <= best * AS_GOOD_AS_BEST)
+def _spec(variant: Variant) -> Variant:
+    """The variant without what a manifest adds."""
+    return Variant(
+        variant=variant.variant,
+        runtime=variant.runtime,
+        precision=variant.precision,
+        checkpoint=variant.checkpoint,
+        tokenizer=variant.tokenizer,
+    )
 
 
-def _grid(max_tokens: int) -> list[Cell]:
-    return [
-        (count, length)
-        for count, lengths in LENGTHS_BY_COUNT.items()
-        for length in lengths
-        if length <= max_tokens
-    ]
-
-
-def _run_ms(engine: Engine, cell: Cell) -> float:
-    count, length = cell
-    texts = [np.ones(length, dtype=np.int32)] * count
+def main() -> None:
+    """The fresh process: what `setup` asks comes in on stdin, [load_ms, bytes] goes out."""
+    asked = json.load(sys.stdin)
+    spec = asked["spec"]
+    variant = Variant(
+        variant=spec["variant"],
+        runtime=spec["runtime"],
+        precision=spec["precision"],
+        checkpoint=Checkpoint(**spec["checkpoint"]),
+        tokenizer=Tokenizer(**spec["tokenizer"]),
+    )
     started_s = time.perf_counter()
-    engine.embed(texts)
-    return (time.perf_counter() - started_s) * 1000
+    engine = open_engine(
+        Path(asked["folder"]), variant, threads=asked["threads"], device=asked["device"]
+    )
+    load_ms = (time.perf_counter() - started_s) * 1000
+    length = variant.checkpoint.max_tokens
+    run_ms(engine, (max(1, LARGEST_BATCH_TOKENS // length), length))
+    print(json.dumps([load_ms, resident_bytes()]))
 
 
-def hardware_name(device: Device) -> str:
-    """The processor, its cores and the instructions that decide which variant wins."""
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name()
-    model, flags = platform.processor() or platform.machine(), ""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        facts = dict(
-            [part.strip() for part in line.split(":", 1)]
-            for line in cpuinfo.read_text().splitlines()
-            if ":" in line
-        )
-        model = facts.get("model name", model)
-        present = set(facts.get("flags", "").split())
-        flags = " ".join(flag for flag in CPU_FLAGS if flag in present)
-    return f"{model}, {os.cpu_count()} cores, {flags or 'flags unknown'}"
+if __name__ == "__main__":
+    main()

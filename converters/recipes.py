@@ -11,13 +11,11 @@ from pathlib import Path
 from converters.checkpoint import Checkpoint
 from serve_app.engines.base import MODEL_FILES, TokenIds, pad
 from serve_app.errors import ConversionError
-from serve_app.manifest import Fidelity, Runtime
+from serve_app.manifest import Runtime
 from serve_app.policy.batching import next_batch
 
 CALIBRATION_BATCH_TOKENS = 2048
 MAX_EXPORT_ERROR = 1e-4  # of a unit vector's component; rounding gives 1e-7
-MAX_DRIFT = 1e-4
-MIN_P1 = {"fp32": 0.99999, "fp16": 0.999, "bf16": 0.999, "int8": 0.98}
 
 
 @dataclass(frozen=True)
@@ -115,11 +113,3 @@ def choose(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         else:
             skipped[name] = reason
     return chosen, skipped
-
-
-def gate(precision: str, fidelity: Fidelity) -> str | None:
-    """Why a variant must stay off the ladder, or None."""
-    floor = MIN_P1[precision]
-    if fidelity.p1 < floor:
-        return f"fidelity {fidelity.p1:.4f} misses the {precision} gate of {floor}"
-    return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.box import MARKDOWN
 from rich.table import Table
 
-from serve_app.manifest import Manifest
+from serve_app.manifest import Manifest, Overlap
 from serve_app.registry import Ladder
 
 COLUMNS = (
@@ -15,6 +15,7 @@ COLUMNS = (
     "fidelity (p1)",
     "mean",
     "min",
+    "top-10 (both/query/doc)",
     "batch drift",
     "MB",
     "ms per 1000 tokens",
@@ -37,6 +38,7 @@ def variants_table(manifests: Sequence[Manifest], ladder: Ladder) -> Table:
             f"{m.fidelity.p1:.5f}",
             f"{m.fidelity.mean:.5f}",
             f"{m.fidelity.min:.5f}",
+            " / ".join(f"{100 * share:.1f}" for share in _shares(m.fidelity.overlap)),
             f"{m.fidelity.batch_drift:.0e}",
             f"{m.size_bytes / 1e6:.0f}",
             f"{m.profile.cost_ms * 1000:.1f}",
@@ -44,3 +46,7 @@ def variants_table(manifests: Sequence[Manifest], ladder: Ladder) -> Table:
             f"no: {off[m.variant]}" if m.variant in off else "yes",
         )
     return table
+
+
+def _shares(overlap: Overlap) -> tuple[float, float, float]:
+    return overlap.both, overlap.queries, overlap.documents

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
-FORMAT_VERSION = 1
+# 2: fidelity has overlaps, each way of drift and task scores; the profile its grid, load and memory.
+FORMAT_VERSION = 2
 
 Runtime = Literal["onnx", "openvino", "torch", "fake"]
 Pooling = Literal["mean", "cls", "lasttoken", "max"]
@@ -63,32 +64,95 @@ class File(_Strict):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap(_Strict):
+    """Mean share of FP32's ten nearest documents that are kept, 0 to 1, over probe queries."""
+
+    both: float  # queries and documents by the variant
+    queries: float  # queries by the variant, documents by FP32
+    documents: float  # documents by the variant, queries by FP32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift(_Strict):
+    """Largest 1 - cosine between a text's vector alone and the same text's another way."""
+
+    alone: float  # alone once more, after all the other batches
+    sorted_batch: float  # among texts of like length, as a replica runs it
+    beside_longest: float  # one of two, the other a longest text
+    padded: float  # in an unsorted batch that a longest text makes wide
+
+    @property
+    def largest(self) -> float:
+        return max(self.alone, self.sorted_batch, self.beside_longest, self.padded)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskScore(_Strict):
+    """A score of 0 to 100 on a task with right answers, and that of the FP32 checkpoint."""
+
+    points: float
+    fp32_points: float
+
+    @property
+    def lost_points(self) -> float:
+        return self.fp32_points - self.points
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fidelity(_Strict):
     """Cosine between this variant's vectors and the FP32 checkpoint's over the probe texts."""
 
     mean: float
     p1: float  # 99 % of the texts are at least this close: "the" fidelity
     min: float
-    batch_drift: float  # largest 1 - cosine of one text alone and among batch-mates
+    overlap: Overlap
+    drift: Drift
     probe_texts: int
+    tasks: dict[str, TaskScore]  # by the name of the measure, as "nDCG@10"; only where asked for
+
+    @property
+    def batch_drift(self) -> float:
+        """How far batch-mates and padding move a vector, at most: 1 - cosine."""
+        return self.drift.largest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridCell(_Strict):
+    """One measured batch."""
+
+    texts: int
+    tokens: int  # of each text
+    median_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile(_Strict):
     """Measured time of a batch on one kind of hardware: `base_ms + per_token_ms * padded tokens`."""
 
-    hardware: str  # what it was measured on, as `converters.latency.hardware_name` names it
+    hardware: str  # what it was measured on, as `engines.measure.hardware_name` names it
     device: Literal["cpu", "cuda"]
     threads: int
     base_ms: float
     per_token_ms: float
     spread: float  # p95 of measured / fitted time, >= 1
     batch_tokens: int  # the padded tokens a batch should hold
+    grid: tuple[GridCell, ...]  # what was measured
+    load_ms: float  # from the files to a ready engine
+    resident_bytes: int  # of a whole process with this engine, after its largest batch
 
     @property
     def cost_ms(self) -> float:
         """Milliseconds per token in a full batch: what "cheaper" means everywhere."""
         return self.base_ms / self.batch_tokens + self.per_token_ms
+
+    def fitted_ms(self, padded_tokens: int) -> float:
+        """What the fit says a batch takes."""
+        return self.base_ms + self.per_token_ms * padded_tokens
+
+    @property
+    def residuals(self) -> tuple[float, ...]:
+        """Of each cell of the grid: measured / fitted - 1."""
+        return tuple(c.median_ms / self.fitted_ms(c.texts * c.tokens) - 1 for c in self.grid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +178,7 @@ class Manifest(Variant):
     profile: Profile
     tools: dict[str, str]  # package name -> version
     built_at: str  # ISO 8601, UTC
+    commit: str  # of the sources that built and measured it
     command: str
 
     @property

@@ -22,8 +22,11 @@ from serve_app.manifest import (
     FORMAT_VERSION,
     TOKENIZER_NAME,
     Checkpoint,
+    Drift,
     Fidelity,
+    GridCell,
     Manifest,
+    Overlap,
     Profile,
     Tokenizer,
     describe_files,
@@ -91,7 +94,15 @@ def write_artifact(folder: Path, *, p1: float, cost_ms: float, drift: float = 0.
             digest=sha256_of(folder / TOKENIZER_NAME), pad_id=0, vocab_size=len(WORDS)
         ),
         files=describe_files(folder),
-        fidelity=Fidelity(mean=p1, p1=p1, min=p1, batch_drift=drift, probe_texts=1),
+        fidelity=Fidelity(
+            mean=p1,
+            p1=p1,
+            min=p1,
+            overlap=Overlap(both=p1, queries=p1, documents=p1),
+            drift=Drift(alone=0.0, sorted_batch=drift, beside_longest=drift, padded=drift),
+            probe_texts=1,
+            tasks={},
+        ),
         batch_invariant=drift <= 1e-4,
         off_ladder=None,
         profile=Profile(
@@ -102,9 +113,13 @@ def write_artifact(folder: Path, *, p1: float, cost_ms: float, drift: float = 0.
             per_token_ms=cost_ms,
             spread=1.2,
             batch_tokens=64,
+            grid=(GridCell(texts=1, tokens=8, median_ms=8 * cost_ms),),
+            load_ms=10.0,
+            resident_bytes=1_000_000,
         ),
         tools={},
         built_at="2026-01-01T00:00:00+00:00",
+        commit="a test",
         command="a test",
     )
     write_manifest(folder, manifest)

@@ -23,6 +23,9 @@ def _profile(
         per_token_ms=per_token_ms,
         spread=spread,
         batch_tokens=batch_tokens,
+        grid=(),
+        load_ms=0.0,
+        resident_bytes=0,
     )
 
 

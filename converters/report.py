@@ -1,0 +1,216 @@
+"""The report: one self-contained HTML page, its figures as PNG, and all numbers as JSON beside it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+from string import Template
+
+from converters.build import Step, Texts
+from converters.checkpoint import Checkpoint
+from converters.findings import Built, Findings, gather
+from converters.plots import draw_all
+from serve_app.errors import ConversionError
+from serve_app.manifest import Manifest
+
+PAGE_NAME = "index.html"
+NUMBERS_NAME = "report.json"
+TEMPLATE = Path(__file__).parent / "data" / "report.html"
+YARDSTICK = "onnx-fp32"
+
+
+def report(checkpoint: Checkpoint, built: Built, *, texts: Texts, to: Path, step: Step) -> Path:
+    """Measure what only all variants together tell, and write the page.
+
+    Args:
+        checkpoint: what the variants were built from.
+        built: the variants.
+        texts: probe texts and tasks.
+        to: the report's folder; made if missing.
+        step: wraps each step, to show progress.
+
+    Returns:
+        The page.
+
+    Raises:
+        ConversionError: `to` cannot be written, or the artifacts are of another checkpoint.
+    """
+    _require_writable(to)  # before minutes of work
+    findings = gather(checkpoint, built, texts=texts, step=step)
+    with step("figures and page"):
+        return write(findings, to)
+
+
+def write(findings: Findings, to: Path) -> Path:
+    """Write page, figures and numbers; returns the page.
+
+    Raises:
+        ConversionError: the folder cannot be written.
+    """
+    _require_writable(to)
+    try:
+        figures = draw_all(findings, to)
+        numbers = json.dumps(asdict(findings), indent=2, ensure_ascii=False)
+        (to / NUMBERS_NAME).write_text(numbers + "\n", encoding="utf-8")
+        page = to / PAGE_NAME
+        page.write_text(_page(findings, figures), encoding="utf-8")
+    except OSError as error:
+        raise ConversionError(f"{to}: writing failed ({error.strerror})") from error
+    return page
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConversionError(f"{folder}: cannot be written ({error.strerror})") from error
+
+
+def _page(findings: Findings, figures: dict[str, Path]) -> str:
+    images = {
+        f"figure_{file.stem}": (
+            f'<img alt="{escape(caption)}" src="data:image/png;base64,'
+            f'{base64.b64encode(file.read_bytes()).decode()}">'
+        )
+        for caption, file in figures.items()
+    }
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        images,
+        model=escape(findings.model),
+        provenance="<br>".join(map(escape, findings.provenance.lines)),
+        variants=_variants(findings),
+        retrieval=_retrieval(findings),
+        tasks=_tasks(findings),
+        profiles=_profiles(findings),
+        claims=_claims(findings),
+        yardsticks=_yardsticks(findings),
+    )
+
+
+def _table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: Sequence[int] = (0,)
+) -> str:
+    """An HTML table; columns are numbers but for those in `words`."""
+
+    def cells(tag: str, values: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{'' if i in words else ' class=number'}>{escape(value)}</{tag}>"
+            for i, value in enumerate(values)
+        )
+
+    body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<table>\n<tr>{cells('th', heads)}</tr>\n{body}\n</table>"
+
+
+def _variants(findings: Findings) -> str:
+    full_ms = next((m.profile.cost_ms for m in findings.manifests if m.variant == YARDSTICK), None)
+    heads = ("variant", "fidelity", "mean", "min", "MB", "ms per 1000 tokens", "speed", "ladder")
+    rows = [
+        (
+            m.variant,
+            f"{m.fidelity.p1:.5f}",
+            f"{m.fidelity.mean:.5f}",
+            f"{m.fidelity.min:.5f}",
+            f"{m.size_bytes / 1e6:.0f}",
+            f"{m.profile.cost_ms * 1000:.1f}",
+            f"{full_ms / m.profile.cost_ms:.2f}×" if full_ms else "",
+            _standing(findings, m),
+        )
+        for m in findings.manifests
+    ]
+    return _table(heads, rows, words=(0, 7))
+
+
+def _standing(findings: Findings, manifest: Manifest) -> str:
+    if manifest.variant not in findings.off:
+        return "yes"
+    winner = findings.beaten_by(manifest)
+    beaten = f"; beaten by {winner}" if winner else ""
+    return f"no: {findings.off[manifest.variant]}{beaten}"
+
+
+def _retrieval(findings: Findings) -> str:
+    heads = (
+        "variant",
+        "overlap both",
+        "queries only",
+        "documents only",
+        "drift alone again",
+        "in a sorted batch",
+        "beside a longest",
+        "padded",
+    )
+    rows = []
+    for m in findings.manifests:
+        overlap, drift = m.fidelity.overlap, m.fidelity.drift
+        shares = (overlap.both, overlap.queries, overlap.documents)
+        drifts = (drift.alone, drift.sorted_batch, drift.beside_longest, drift.padded)
+        rows.append((m.variant, *(f"{s:.1%}" for s in shares), *(f"{d:.0e}" for d in drifts)))
+    return _table(heads, rows)
+
+
+def _tasks(findings: Findings) -> str:
+    rows = [
+        (variant, name, f"{s.points:.2f}", f"{s.fp32_points:.2f}", f"{s.lost_points:+.2f}")
+        for variant, scores in findings.tasks.items()
+        for name, s in scores.items()
+    ]
+    if not rows:
+        return (
+            "<p>No task with right answers was given (<code>--sts</code>, <code>--beir</code>).</p>"
+        )
+    return _table(("variant", "task", "points", "FP32", "lost"), rows, words=(0, 1))
+
+
+def _profiles(findings: Findings) -> str:
+    heads = (
+        "variant",
+        "base ms",
+        "ms per 1000 tokens",
+        "p95 / fit",
+        "largest residual",
+        "best batch",
+        "load ms",
+        "memory MB",
+        "measured on",
+        "built",
+    )
+    rows = [
+        (
+            m.variant,
+            f"{m.profile.base_ms:.2f}",
+            f"{m.profile.per_token_ms * 1000:.1f}",
+            f"{m.profile.spread:.2f}",
+            f"{max(m.profile.residuals, key=abs, default=0.0):+.0%}",
+            f"{m.profile.batch_tokens} tokens",
+            f"{m.profile.load_ms:.0f}",
+            f"{m.profile.resident_bytes / 1e6:.0f}",
+            f"{m.profile.hardware}; threads: {m.profile.threads}",
+            f"{m.built_at}, commit {m.commit}, {m.command}",
+        )
+        for m in findings.manifests
+    ]
+    return _table(heads, rows, words=(0, 8, 9))
+
+
+def _claims(findings: Findings) -> str:
+    rows = [(c.claim, c.variant, c.measured, c.verdict) for c in findings.claims]
+    return _table(("published", "variant", "measured here", "verdict"), rows, words=range(4))
+
+
+def _yardsticks(findings: Findings) -> str:
+    """Medians in ms of the interleaved run: a row an engine, a column a batch."""
+    cells = [(c.texts, c.tokens) for c in next(iter(findings.yardsticks.values()), ())]
+    heads = ["median ms of a batch", *(f"{count} × {tokens}" for count, tokens in cells)]
+    rows = []
+    for name, grid in findings.yardsticks.items():
+        times = {(c.texts, c.tokens): c.median_ms for c in grid}
+        rows.append([name, *(f"{times[cell]:.1f}" for cell in cells)])
+    return _table(heads, rows)
