@@ -26,3 +26,4 @@ def write_half(checkpoint: Checkpoint, folder: Path) -> None:
                 f"torch-fp16: {name} reaches {largest:.3g}, FP16 ends at {FP16_MAX}"
             )
     model.half().save_pretrained(folder, safe_serialization=True)
+    checkpoint.write_head(folder)

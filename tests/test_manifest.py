@@ -93,15 +93,15 @@ def test_a_folder_without_a_manifest_is_refused(artifact: Path) -> None:
 
 def test_another_format_version_is_refused(artifact: Path) -> None:
     """The refusal names both versions and says what to do."""
-    _edit(artifact, lambda content: content.update(format_version=2))
-    with pytest.raises(ArtifactError, match="format_version 2, this version reads 1; rebuild"):
+    _edit(artifact, lambda content: content.update(format_version=3))
+    with pytest.raises(ArtifactError, match="format_version 3, this version reads 2; rebuild"):
         read_manifest(artifact)
 
 
 def test_another_format_version_is_named_before_its_new_keys(artifact: Path) -> None:
     """A newer format has newer keys: the version is what a person needs to hear of."""
-    _edit(artifact, lambda content: content.update(format_version=2, new_in_2=True))
-    with pytest.raises(ArtifactError, match="format_version 2"):
+    _edit(artifact, lambda content: content.update(format_version=3, new_in_3=True))
+    with pytest.raises(ArtifactError, match="format_version 3"):
         read_manifest(artifact)
 
 
