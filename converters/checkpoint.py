@@ -58,6 +58,11 @@ class Checkpoint:
     def tokenizer_file(self) -> Path:
         return self.folder / TOKENIZER_NAME
 
+    @property
+    def brings_code(self) -> bool:
+        """Whether its model is defined by Python files of its own."""
+        return "auto_map" in read_json(self.folder / "config.json")
+
     def load_model(self) -> PreTrainedModel:
         """The transformer in FP32 with eager attention, which exports best, in evaluation mode.
 

@@ -81,7 +81,10 @@ def load_transformer(
     # A model whose code lives in another repository of the hub is found there or in the cache.
     where = {"local_files_only": not trust_remote_code, "trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(folder, **where)
-    loader = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+    # A saved T5EncoderModel no longer says is_encoder_decoder, and AutoModel would add a decoder.
+    is_encoder = (config.architectures or [""])[0].endswith("EncoderModel")
+    has_decoder = config.is_encoder_decoder or is_encoder
+    loader = AutoModelForTextEncoding if has_decoder else AutoModel
     model, info = loader.from_pretrained(
         folder,
         dtype=dtype,
