@@ -18,10 +18,12 @@ pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 transformers = pytest.importorskip("transformers")
 
+from safetensors.torch import load_file, save_file  # noqa: E402
+
 from converters import checkpoint, to_fp16, to_int8, to_onnx  # noqa: E402 - they need the above
-from serve_app.engines.base import TokenIds, Vectors, pad  # noqa: E402
+from converters.fidelity import reference_engine  # noqa: E402
+from serve_app.engines.base import Engine, TokenIds, Vectors, pad  # noqa: E402
 from serve_app.engines.onnx_engine import OnnxEngine  # noqa: E402
-from serve_app.engines.torch_engine import TorchEngine  # noqa: E402
 from serve_app.engines.torch_engine import open_engine as open_torch_engine  # noqa: E402
 from serve_app.errors import ConversionError  # noqa: E402
 from serve_app.manifest import Pooling, Variant  # noqa: E402
@@ -113,17 +115,32 @@ class Built:
     """A checkpoint with its FP32 export."""
 
     checkpoint: checkpoint.Checkpoint
-    reference: TorchEngine
+    reference: Engine
     onnx_file: Path
+
+
+def add_dense(folder: Path, *, outputs: int) -> None:
+    """Unit length and a dense module, after the pooling."""
+    modules = json.loads((folder / "modules.json").read_text())
+    modules += [{"type": f"st.{kind}", "path": kind} for kind in ("Normalize", "Dense")]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "Dense").mkdir()
+    (folder / "Dense" / "config.json").write_text(json.dumps({"out_features": outputs}))
+    weights = {"linear.weight": torch.randn(outputs, 32), "linear.bias": torch.randn(outputs)}
+    save_file(weights, folder / "Dense" / "model.safetensors")
 
 
 def build(folder: Path, architecture: Architecture) -> Built:
     write_folder(folder, architecture)
+    return export(folder)
+
+
+def export(folder: Path) -> Built:
     opened = checkpoint.read_checkpoint(folder, name="tiny")
     model, pooling = opened.load_model(), opened.facts.pooling
     file = folder / "model.onnx"
     to_onnx.export(model, file, pooling=pooling, head=opened.load_head())
-    return Built(opened, TorchEngine(model, pooling=pooling, pad_id=PAD_ID, device="cpu"), file)
+    return Built(opened, reference_engine(opened), file)
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -140,6 +157,19 @@ def onnx_embed(file: Path) -> Callable[[Sequence[TokenIds]], Vectors]:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     return OnnxEngine(ort.InferenceSession(str(file), options), pad_id=PAD_ID).embed
+
+
+def half_engine(built: Built, folder: Path) -> Engine:
+    """The engine of the torch-fp16 artifact, written to `folder`."""
+    to_fp16.write_half(built.checkpoint, folder)
+    variant = Variant(
+        variant="torch-fp16",
+        runtime="torch",
+        precision="fp16",
+        checkpoint=built.checkpoint.facts,
+        tokenizer=built.checkpoint.tokenizer,
+    )
+    return open_torch_engine(folder, variant, 1, "cpu")
 
 
 def drift(embed: Callable[[Sequence[TokenIds]], Vectors]) -> float:
@@ -165,16 +195,8 @@ def test_padding_does_not_matter(built: Built) -> None:
 
 def test_half_the_weights_load_in_the_torch_engine(built: Built, tmp_path: Path) -> None:
     """The FP16 folder needs nothing of the checkpoint's and gives nearly its vectors."""
-    to_fp16.write_half(built.checkpoint, tmp_path)
-    variant = Variant(
-        variant="torch-fp16",
-        runtime="torch",
-        precision="fp16",
-        checkpoint=built.checkpoint.facts,
-        tokenizer=built.checkpoint.tokenizer,
-    )
     texts = random_texts(LENGTHS)
-    found = open_torch_engine(tmp_path, variant, 1, "cpu").embed(texts)
+    found = half_engine(built, tmp_path).embed(texts)
     assert (found * built.reference.embed(texts)).sum(1).min() > 0.999
 
 
@@ -199,6 +221,24 @@ def test_the_longest_text_is_as_long_as_stated(built: Built) -> None:
     if built.checkpoint.folder.name.rstrip("0123456789") in ABSOLUTE_POSITIONS:
         with pytest.raises((IndexError, RuntimeError)):
             built.reference.embed(random_texts([MAX_TOKENS + 1]))
+
+
+def test_the_head_is_in_every_variant(tmp_path: Path) -> None:
+    """Dense modules decide the vectors of the graph, the FP16 folder and the reference alike."""
+    folder, half = tmp_path / "dense", tmp_path / "half"
+    half.mkdir()
+    built = build(folder, ARCHITECTURES["bert"])
+    add_dense(folder, outputs=5)
+    dense = export(folder)
+    assert dense.checkpoint.facts.dims == 5
+    texts = random_texts(LENGTHS)
+    weights = load_file(folder / "Dense" / "model.safetensors")
+    before = torch.from_numpy(built.reference.embed(texts))  # already of unit length
+    after = torch.tanh(before @ weights["linear.weight"].T + weights["linear.bias"])
+    expected = torch.nn.functional.normalize(after).numpy()
+    assert np.abs(dense.reference.embed(texts) - expected).max() <= 1e-5
+    assert np.abs(onnx_embed(dense.onnx_file)(texts) - expected).max() <= 1e-5
+    assert (half_engine(dense, half).embed(texts) * expected).sum(1).min() > 0.999
 
 
 def test_dynamo_takes_over_where_torchscript_fails(tmp_path: Path) -> None:
