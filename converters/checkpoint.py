@@ -22,6 +22,7 @@ from converters.modules_json import (
     read_settings,
 )
 from converters.transformer_facts import first_line, max_tokens, read_config, tokenizer_facts
+from converters.whole_files import require_files
 from serve_app.errors import ArtifactError, ConversionError, shown
 from serve_app.manifest import TOKENIZER_NAME, HeadStep, sha256_of
 from serve_app.manifest import Checkpoint as CheckpointFacts
@@ -154,7 +155,7 @@ def read_checkpoint(
     if not any((folder / known).is_file() for known in ("modules.json", "config.json")):
         raise ConversionError(f"{folder}: neither modules.json nor config.json; is it a model?")
     modules = read_modules(folder, pooling=pooling)
-    _require_files(modules)
+    require_files(modules)
     config = read_config(modules.transformer, trust_remote_code=trust_remote_code)
     settings = read_settings(folder, read_json(modules.transformer / "config.json"))
     head, dims = _cut(modules, settings, width=int(config.hidden_size))
@@ -206,52 +207,6 @@ def _hub_folder(source: str, *, with_code: bool) -> Path:
         raise ConversionError(
             f"checkpoint {shown(source)}: no such folder, and the hub cannot be reached or has no "
             "such model. Without a network, copy the model's folder here and give its path"
-        ) from error
-
-
-def _require_files(modules: Modules) -> None:
-    folder = modules.transformer
-    if not (folder / "config.json").is_file():
-        raise ConversionError(f"{folder}: config.json is missing; is it a Hugging Face folder?")
-    if not (folder / TOKENIZER_NAME).is_file():
-        raise ConversionError(
-            f"{folder}: {TOKENIZER_NAME} is missing. Write it where the model runs today: "
-            "`AutoTokenizer.from_pretrained(…).save_pretrained(…)`"
-        )
-    _require_weights(folder)
-    for place in modules.dense_folders.values():
-        _require_weights(place)
-
-
-def _require_weights(folder: Path) -> None:
-    """Whole safetensors files, and all the parts that an index names."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files and any(folder.glob("*.bin")):
-        raise ConversionError(
-            f"{folder}: only pickled weights (.bin), which can run code when loaded and are not "
-            "read. Convert them where you trust them: "
-            "`SentenceTransformer(…).save_pretrained(…)` or `AutoModel.from_pretrained(…)"
-            ".save_pretrained(…)`, which write safetensors"
-        )
-    if not files:
-        raise ConversionError(f"{folder}: no *.safetensors weights")
-    for index in folder.glob("*.safetensors.index.json"):
-        parts = set(read_json(index).get("weight_map", {}).values())
-        if missing := sorted(parts - {file.name for file in files}):
-            raise ConversionError(f"{folder}: {missing[0]} is missing; {index.name} names it")
-    for file in files:
-        _require_whole(file)
-
-
-def _require_whole(file: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy"):  # reads the header and compares the file's length
-            pass
-    except (SafetensorError, OSError) as error:
-        raise ConversionError(
-            f"{file}: corrupt or cut short ({first_line(error)}); fetch it again"
         ) from error
 
 
