@@ -31,7 +31,15 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--checkpoint",
         default=DEFAULT_CHECKPOINT,
-        help="model package, local sentence-transformers folder, or hub id (default: %(default)s)",
+        help="model package, local Hugging Face folder, or hub id (default: %(default)s)",
+    )
+    build.add_argument(
+        "--pooling", help="of a checkpoint without modules.json: mean, cls, lasttoken, max, …"
+    )
+    build.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run Python code that the checkpoint brings",
     )
     build.add_argument("--name", help="model name for clients (default: from the checkpoint)")
     build.add_argument(
@@ -103,7 +111,12 @@ def _build(args: argparse.Namespace) -> None:
     from converters.checkpoint import open_checkpoint
 
     with progress.step(f"open checkpoint {args.checkpoint}"):
-        checkpoint = open_checkpoint(args.checkpoint, name=args.name)
+        checkpoint = open_checkpoint(
+            args.checkpoint,
+            name=args.name,
+            pooling=args.pooling,
+            trust_remote_code=args.trust_remote_code,
+        )
     build(
         checkpoint,
         variants,

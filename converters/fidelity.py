@@ -34,6 +34,7 @@ def reference_engine(checkpoint: Checkpoint) -> Engine:
         pooling=checkpoint.facts.pooling,
         pad_id=checkpoint.tokenizer.pad_id,
         device="cpu",
+        head=checkpoint.load_head(),
     )
 
 

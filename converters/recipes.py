@@ -32,8 +32,9 @@ class Source:
 
         file = self.scratch / MODEL_FILES["onnx"]
         model, pooling = self.checkpoint.load_model(), self.checkpoint.facts.pooling
-        export(model, file, pooling=pooling)
-        error = parity_error(model, file, pooling=pooling)
+        head = self.checkpoint.load_head()
+        export(model, file, pooling=pooling, head=head)
+        error = parity_error(model, file, pooling=pooling, head=head)
         if error > MAX_EXPORT_ERROR:
             raise ConversionError(
                 f"the ONNX export differs from PyTorch by {error:.1e} a component"

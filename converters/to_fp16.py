@@ -16,8 +16,13 @@ def write_half(checkpoint: Checkpoint, folder: Path) -> None:
     """Write weights and configuration in FP16 into an artifact folder.
 
     Raises:
-        ConversionError: a weight is too large for FP16.
+        ConversionError: a weight is too large for FP16, or the model is code of the checkpoint's.
     """
+    if checkpoint.trust_remote_code and checkpoint.brings_code:
+        raise ConversionError(
+            "torch-fp16 would run the checkpoint's own code in the server; build the variants whose "
+            "graph holds it: --variants onnx-fp32,onnx-int8"
+        )
     model = checkpoint.load_model()
     for name, weight in model.named_parameters():
         largest = weight.detach().abs().max().item()
@@ -26,3 +31,4 @@ def write_half(checkpoint: Checkpoint, folder: Path) -> None:
                 f"torch-fp16: {name} reaches {largest:.3g}, FP16 ends at {FP16_MAX}"
             )
     model.half().save_pretrained(folder, safe_serialization=True)
+    checkpoint.write_head(folder)

@@ -168,7 +168,21 @@ def add_quantisation(graph: Graph, group: LinearGroup, smoothed: ChannelRange) -
     )
     for node in group.nodes:
         _quantise_weight(graph, node)
+        _part_from_relu(graph, node)
         node.input[0] = back
+
+
+def _part_from_relu(graph: Graph, linear: onnx.NodeProto) -> None:
+    """Write a Relu right after a linear layer (T5 has one, without a bias between) as Max(x, 0).
+
+    ONNX Runtime 1.32 takes the pair for one operator, finds no integer kernel for it, and leaves
+    the product in float.
+    """
+    for node in graph.model.graph.node:
+        if node.op_type == "Relu" and node.input[0] == linear.output[0]:
+            zero = graph.add_weight(f"{node.output[0]}_zero", np.zeros((), np.float32))
+            node.op_type = "Max"
+            node.input.append(zero)
 
 
 def _quantise_weight(graph: Graph, node: onnx.NodeProto) -> None:

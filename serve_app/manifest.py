@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
-# 2: fidelity has overlaps, each way of drift and task scores; the profile its grid, load and memory.
 FORMAT_VERSION = 2
 
 Runtime = Literal["onnx", "openvino", "torch", "fake"]
-Pooling = Literal["mean", "cls", "lasttoken", "max"]
+Pooling = Literal["mean", "cls", "lasttoken", "max", "weightedmean", "mean_sqrt_len"]
+# What happens to a pooled vector before it gets unit length; the weights are the engine's business.
+HeadStep = Literal[
+    "dense", "tanh", "relu", "gelu", "sigmoid", "silu", "leaky_relu", "normalize", "truncate"
+]
 
 
 class _Strict:
@@ -33,6 +36,15 @@ class _Strict:
 
     __slots__ = ()
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts(_Strict):
+    """What the checkpoint wants put before a text, by what the text is; empty for nothing."""
+
+    query: str
+    document: str
+    default: str  # for a text of which nothing is said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +56,9 @@ class Checkpoint(_Strict):
     dims: int
     max_tokens: int  # special tokens included
     pooling: Pooling
+    head: tuple[HeadStep, ...]  # in order, after pooling; always followed by unit length
+    prompts: Prompts
+    matryoshka_dims: tuple[int, ...]  # lengths to which vectors may be cut, as it was trained for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

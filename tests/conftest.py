@@ -28,6 +28,7 @@ from serve_app.manifest import (
     Manifest,
     Overlap,
     Profile,
+    Prompts,
     Tokenizer,
     describe_files,
     sha256_of,
@@ -89,7 +90,16 @@ def write_artifact(folder: Path, *, p1: float, cost_ms: float, drift: float = 0.
         variant=folder.name,
         runtime="fake",
         precision=folder.name.rpartition("-")[2],
-        checkpoint=Checkpoint(name="tiny", digest="0" * 64, dims=8, max_tokens=16, pooling="mean"),
+        checkpoint=Checkpoint(
+            name="tiny",
+            digest="0" * 64,
+            dims=8,
+            max_tokens=16,
+            pooling="mean",
+            head=(),
+            prompts=Prompts(query="", document="", default=""),
+            matryoshka_dims=(),
+        ),
         tokenizer=Tokenizer(
             digest=sha256_of(folder / TOKENIZER_NAME), pad_id=0, vocab_size=len(WORDS)
         ),

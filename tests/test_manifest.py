@@ -93,8 +93,8 @@ def test_a_folder_without_a_manifest_is_refused(artifact: Path) -> None:
 
 def test_another_format_version_is_refused(artifact: Path) -> None:
     """The refusal names both versions and says what to do."""
-    _edit(artifact, lambda content: content.update(format_version=1))
-    with pytest.raises(ArtifactError, match="format_version 1, this version reads 2; rebuild"):
+    _edit(artifact, lambda content: content.update(format_version=3))
+    with pytest.raises(ArtifactError, match="format_version 3, this version reads 2; rebuild"):
         read_manifest(artifact)
 
 

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from transformers import AutoModel
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel
 
 from serve_app.engines.base import Device, TokenIds, Vectors, pad
-from serve_app.engines.pooling import pool
-from serve_app.manifest import Pooling, Variant
+from serve_app.engines.pooling import SentenceEmbedder, make_head
+from serve_app.errors import ArtifactError
+from serve_app.manifest import Checkpoint, Pooling, Variant
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+HEAD_NAME = "head.safetensors"
+POOLER = "pooler."  # BERT's own, which no embedding uses: many checkpoints leave its weights out
 
 
 class TorchEngine:
-    """A transformers encoder with pooling and normalisation."""
+    """A transformers encoder with pooling, head and normalisation."""
 
     def __init__(
         self,
@@ -29,30 +34,82 @@ class TorchEngine:
         pooling: Pooling,
         pad_id: int,
         device: Device,
+        head: torch.nn.Module | None = None,
     ) -> None:
-        self._model = model.eval().to(device)
-        self._pooling: Pooling = pooling
+        embedder = SentenceEmbedder(model, pooling=pooling, head=head)
+        self._embedder = embedder.eval().to(device)
         self._pad_id = pad_id
         self._device = device
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[TokenIds]) -> Vectors:
         ids, mask = (torch.from_numpy(a).to(self._device) for a in pad(texts, self._pad_id))
-        states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
-        vectors = torch.nn.functional.normalize(pool(states, mask, self._pooling), dim=-1)
-        return np.asarray(vectors.cpu().numpy())
+        return np.asarray(self._embedder(ids, mask).cpu().numpy())
 
 
 def open_engine(folder: Path, variant: Variant, threads: int, device: Device) -> TorchEngine:
     """Load the weights; see `serve_app.engines.base.open_engine`."""
     if device == "cpu":
         torch.set_num_threads(threads)
-    model = AutoModel.from_pretrained(
-        folder, dtype=DTYPES[variant.precision], use_safetensors=True, local_files_only=True
-    )
     return TorchEngine(
-        model,
+        load_transformer(folder, dtype=DTYPES[variant.precision]),
         pooling=variant.checkpoint.pooling,
         pad_id=variant.tokenizer.pad_id,
         device=device,
+        head=load_head(folder, variant.checkpoint),
     )
+
+
+def load_transformer(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    attention: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The model of a folder, in evaluation mode; of a sequence-to-sequence model, its encoder.
+
+    Args:
+        folder: configuration and safetensors weights.
+        dtype: of the weights in memory.
+        attention: the implementation, "eager" for exports; by default transformers' choice.
+        trust_remote_code: run Python files that the checkpoint brings.
+
+    Raises:
+        ArtifactError: a weight is missing, which transformers would fill with noise.
+    """
+    # A model whose code lives in another repository of the hub is found there or in the cache.
+    where = {"local_files_only": not trust_remote_code, "trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(folder, **where)
+    # A saved T5EncoderModel no longer says is_encoder_decoder, and AutoModel would add a decoder.
+    is_encoder = (config.architectures or [""])[0].endswith("EncoderModel")
+    has_decoder = config.is_encoder_decoder or is_encoder
+    loader = AutoModelForTextEncoding if has_decoder else AutoModel
+    model, info = loader.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation=attention,
+        use_safetensors=True,
+        output_loading_info=True,
+        **where,
+    )
+    if missing := sorted(k for k in info["missing_keys"] if not k.startswith(POOLER)):
+        raise ArtifactError(
+            f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; "
+            "they do not belong to this config.json"
+        )
+    model.config.use_cache = False  # a decoder would keep keys and values that nobody asks for
+    return cast("PreTrainedModel", model.eval())
+
+
+def load_head(folder: Path, checkpoint: Checkpoint) -> torch.nn.Sequential:
+    """What an artifact's checkpoint does after pooling.
+
+    Raises:
+        ArtifactError: it needs weights that the folder lacks.
+    """
+    has_weights = "dense" in checkpoint.head
+    if has_weights and not (folder / HEAD_NAME).is_file():
+        raise ArtifactError(f"{folder}: {HEAD_NAME} is missing; rebuild the variant")
+    weights = load_file(folder / HEAD_NAME) if has_weights else {}
+    return make_head(checkpoint.head, dims=checkpoint.dims, weights=weights)
