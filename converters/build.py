@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from converters import fidelity, latency
 from converters.checkpoint import Checkpoint
-from converters.recipes import MAX_DRIFT, RECIPES, Source, gate
+from converters.recipes import MAX_DRIFT, Recipe, Source, gate
 from serve_app.engines.base import Device, Engine, TokenIds, open_engine
 from serve_app.errors import ConversionError
 from serve_app.manifest import (
@@ -33,7 +33,7 @@ from serve_app.manifest import (
     write_manifest,
 )
 
-TOOLS = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "openvino", "numpy")
+TOOLS = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "openvino", "nncf", "numpy")
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -48,7 +48,7 @@ class Texts:
 
 def build(
     checkpoint: Checkpoint,
-    variants: Sequence[str],
+    recipes: Mapping[str, Recipe],
     *,
     texts: Texts,
     out: Path,
@@ -59,7 +59,7 @@ def build(
 
     Args:
         checkpoint: the source.
-        variants: names from `RECIPES`, each buildable here.
+        recipes: by the variant's name; each must be buildable here.
         texts: calibration and probe texts, disjoint.
         out: the artifacts folder; made if missing.
         threads: compute threads for the profile: as many as a replica will have.
@@ -74,8 +74,8 @@ def build(
     except OSError as error:
         raise ConversionError(f"{out}: cannot be written ({error.strerror})") from error
     try:
-        folders = _convert(checkpoint, variants, texts=texts, scratch=scratch, step=step)
-        manifests = _measure(checkpoint, folders, texts=texts, threads=threads, step=step)
+        folders = _convert(checkpoint, recipes, texts=texts, scratch=scratch, step=step)
+        manifests = _measure(checkpoint, recipes, folders, texts=texts, threads=threads, step=step)
         for variant, manifest in manifests.items():
             write_manifest(folders[variant], manifest)
             _put(folders[variant], out / variant)
@@ -87,22 +87,35 @@ def build(
 
 
 def _convert(
-    checkpoint: Checkpoint, variants: Sequence[str], *, texts: Texts, scratch: Path, step: Step
+    checkpoint: Checkpoint,
+    recipes: Mapping[str, Recipe],
+    *,
+    texts: Texts,
+    scratch: Path,
+    step: Step,
 ) -> dict[str, Path]:
     source = Source(checkpoint, texts.calibration, scratch)
     folders = {}
-    for variant in variants:
+    for variant, recipe in recipes.items():
         folders[variant] = scratch / variant
         folders[variant].mkdir()
         with step(f"{variant}: convert"):
-            RECIPES[variant].convert(source, folders[variant])
+            recipe.convert(source, folders[variant])
             shutil.copyfile(checkpoint.tokenizer_file, folders[variant] / TOKENIZER_NAME)
     return folders
 
 
 def _measure(
-    checkpoint: Checkpoint, folders: dict[str, Path], *, texts: Texts, threads: int, step: Step
+    checkpoint: Checkpoint,
+    recipes: Mapping[str, Recipe],
+    folders: Mapping[str, Path],
+    *,
+    texts: Texts,
+    threads: int,
+    step: Step,
 ) -> dict[str, Manifest]:
+    specs = {variant: _spec(checkpoint, variant, recipe) for variant, recipe in recipes.items()}
+    devices = {variant: _device(recipe) for variant, recipe in recipes.items()}
     with step("FP32 reference vectors"):
         reference = fidelity.embed_sorted(fidelity.reference_engine(checkpoint), texts.probe)
     engines: dict[str, Engine] = {}
@@ -110,28 +123,25 @@ def _measure(
     for variant, folder in folders.items():
         with step(f"{variant}: fidelity over {len(texts.probe)} texts"):
             engines[variant] = open_engine(
-                folder, _spec(checkpoint, variant), threads=threads, device=_device(variant)
+                folder, specs[variant], threads=threads, device=devices[variant]
             )
             found[variant] = fidelity.measure(engines[variant], reference, texts.probe)
     profiles: dict[str, Profile] = {}
-    for device in sorted({_device(variant) for variant in folders}):
+    for device in sorted(set(devices.values())):
         with step(f"profile on {latency.hardware_name(device)}"):
             profiles |= latency.profile_all(
-                {v: e for v, e in engines.items() if _device(v) == device},
+                {v: e for v, e in engines.items() if devices[v] == device},
                 max_tokens=checkpoint.facts.max_tokens,
                 threads=threads,
                 device=device,
             )
     return {
-        variant: _manifest(
-            _spec(checkpoint, variant), folder, found[variant], profile=profiles[variant]
-        )
+        variant: _manifest(specs[variant], folder, found[variant], profile=profiles[variant])
         for variant, folder in folders.items()
     }
 
 
-def _spec(checkpoint: Checkpoint, variant: str) -> Variant:
-    recipe = RECIPES[variant]
+def _spec(checkpoint: Checkpoint, variant: str, recipe: Recipe) -> Variant:
     return Variant(
         variant=variant,
         runtime=recipe.runtime,
@@ -160,9 +170,9 @@ def _manifest(spec: Variant, folder: Path, found: Fidelity, *, profile: Profile)
     )
 
 
-def _device(variant: str) -> Device:
-    """FP16 is measured where it will run: on a GPU, if this machine has one."""
-    if RECIPES[variant].runtime != "torch":
+def _device(recipe: Recipe) -> Device:
+    """A variant for GPUs is measured where it will run, if this machine has one."""
+    if not recipe.gpu:
         return "cpu"
     import torch
 

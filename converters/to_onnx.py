@@ -94,7 +94,7 @@ def _run_exporter_or_fail(embedder: SentenceEmbedder, draft: Path) -> None:
 def _run_exporter(embedder: SentenceEmbedder, draft: Path, *, dynamo: bool) -> None:
     example = tuple(torch.from_numpy(array) for array in _example(batch_size=2, tokens=8))
     axes = {name: {0: "batch", 1: "tokens"} for name in INPUT_NAMES}
-    with torch.inference_mode(not dynamo), _quiet():
+    with torch.inference_mode(not dynamo), quiet():
         torch.onnx.export(
             embedder,
             example,
@@ -118,7 +118,7 @@ def _example(*, batch_size: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the exporters: tracer warnings, progress on stdout, and their loggers."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)

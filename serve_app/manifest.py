@@ -23,7 +23,7 @@ MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 FORMAT_VERSION = 1
 
-Runtime = Literal["onnx", "openvino", "torch", "fake"]
+Runtime = Literal["onnx", "openvino", "tensorrt", "torch", "fake"]
 Pooling = Literal["mean", "cls", "lasttoken", "max"]
 
 
