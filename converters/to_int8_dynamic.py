@@ -13,7 +13,7 @@ import onnx
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization import quantize_dynamic as ort_quantize_dynamic
 
-from converters.onnx_graph import Graph
+from converters.onnx_graph import Graph, name_nodes
 from serve_app.errors import ConversionError
 
 
@@ -31,7 +31,7 @@ def quantize_dynamic(fp32_file: Path, out_file: Path) -> int:
     if not linears:
         raise ConversionError(f"{fp32_file}: no MatMul by a constant weight, nothing to quantise")
     # Shared weights behind an Identity are unknown to the quantiser; `Graph` has resolved them.
-    _name_nodes(graph)
+    name_nodes(graph)
     with tempfile.TemporaryDirectory(dir=out_file.parent, prefix=".int8-") as folder:
         plain, draft = Path(folder) / "plain.onnx", Path(folder) / out_file.name
         graph.save(plain)
@@ -41,11 +41,6 @@ def quantize_dynamic(fp32_file: Path, out_file: Path) -> int:
             raise ConversionError(f"only {found} of {len(linears)} linear layers came out integer")
         draft.replace(out_file)
     return found
-
-
-def _name_nodes(graph: Graph) -> None:
-    for index, node in enumerate(graph.model.graph.node):
-        node.name = node.name or f"node_{index}"
 
 
 def _quantise(plain: Path, draft: Path, nodes: list[str]) -> None:
