@@ -184,14 +184,18 @@ def verify(folder: Path) -> Manifest:
 
 
 def describe_files(folder: Path) -> dict[str, File]:
-    """The files of an artifact folder, as its manifest lists them."""
+    """The files of an artifact folder, as its manifest lists them; hidden folders are caches."""
     return {
         file.relative_to(folder).as_posix(): File(
             sha256=sha256_of(file), size_bytes=file.stat().st_size
         )
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != MANIFEST_NAME
+        if file.is_file() and file.name != MANIFEST_NAME and not _is_cached(file, folder)
     }
+
+
+def _is_cached(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts[:-1])
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
