@@ -1,10 +1,11 @@
-"""`python -m converters build | verify | list | report`."""
+"""`python -m converters build | import | verify | list | report`."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from serve_app.registry import load_ladder
 if TYPE_CHECKING:
     from converters.build import Texts
     from converters.checkpoint import Checkpoint
+    from converters.progress import Progress
+    from converters.recipes import Recipe
 
 TABLE_WIDTH = 180
 
@@ -34,28 +37,33 @@ def parser() -> argparse.ArgumentParser:
         help="model package, local Hugging Face folder, or hub id (default: %(default)s)",
     )
     build.add_argument(
-        "--pooling", help="of a checkpoint without modules.json: mean, cls, lasttoken, max, …"
-    )
-    build.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        help="run Python code that the checkpoint brings",
-    )
-    build.add_argument("--name", help="model name for clients (default: from the checkpoint)")
-    build.add_argument(
-        "--variants", default="all", help="comma-separated names, or all (default: %(default)s)"
-    )
-    build.add_argument(
-        "--threads", type=int, default=1, help="threads of a replica (default: %(default)s)"
+        "--variants", help="comma-separated names, or all (default: those worth a first look)"
     )
     build.add_argument(
         "--missing", action="store_true", help="build only what the folder lacks; nothing if none"
     )
+    adopt = commands.add_parser("import", help="make an existing ONNX file a variant")
+    adopt.add_argument("file", type=Path, help="the .onnx file, as model hubs ship them")
+    adopt.add_argument("--checkpoint", required=True, help="what it was made from, as for build")
+    adopt.add_argument("--variant-name", help="default: onnx-imported-<precision>")
+    for command in (build, adopt):
+        command.add_argument(
+            "--pooling", help="of a checkpoint without modules.json: mean, cls, lasttoken, max, …"
+        )
+        command.add_argument(
+            "--trust-remote-code",
+            action="store_true",
+            help="run Python code that the checkpoint brings",
+        )
+        command.add_argument("--name", help="model name for clients (default: the checkpoint's)")
+        command.add_argument(
+            "--threads", type=int, default=1, help="threads of a replica (default: %(default)s)"
+        )
     check = commands.add_parser("verify", help="check every artifact against its manifest")
     show = commands.add_parser("list", help="print the table of built variants")
     report = commands.add_parser("report", help="write a page with figures about what was built")
     report.add_argument("--to", type=Path, default=Path("report"), help="folder of the page")
-    for command in (build, report):
+    for command in (build, adopt, report):
         command.add_argument(
             "--corpus", type=Path, help="your own texts, one a line, or .jsonl with text"
         )
@@ -68,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         default=DEFAULT_CHECKPOINT,
         help="what was built from (default: %(default)s)",
     )
-    for command in (build, check, show, report):
+    for command in (build, adopt, check, show, report):
         command.add_argument("--out", type=Path, default=Path("artifacts"), help="artifacts folder")
     return top
 
@@ -77,7 +85,14 @@ def main() -> None:
     """Run one command; errors that a person can mend are one line and exit code 2."""
     args = parser().parse_args()
     try:
-        {"build": _build, "verify": _verify, "list": _list, "report": _report}[args.command](args)
+        commands = {
+            "build": _build,
+            "import": _import,
+            "verify": _verify,
+            "list": _list,
+            "report": _report,
+        }
+        commands[args.command](args)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -87,20 +102,33 @@ def main() -> None:
 
 
 def _build(args: argparse.Namespace) -> None:
-    # Before torch loads: progress bars of libraries would tear ours.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from converters.progress import Progress
-    from converters.recipes import choose
+    from converters.recipes import DEFAULT_VARIANTS, RECIPES, choose
 
     progress = Progress()
-    names = [] if args.variants == "all" else args.variants.split(",")
-    variants, skipped = choose(names)
+    if args.variants is None:
+        variants, skipped = choose([], otherwise=DEFAULT_VARIANTS)
+    else:
+        variants, skipped = choose([] if args.variants == "all" else args.variants.split(","))
     if args.missing:
         variants = [v for v in variants if not (args.out / v / MANIFEST_NAME).exists()]
         if not variants:
             return
     for variant, reason in skipped.items():
         progress.line(f"{variant}: skipped, {reason}")
+    _convert(args, {variant: RECIPES[variant] for variant in variants}, progress)
+
+
+def _import(args: argparse.Namespace) -> None:
+    from converters.adopt import adoption
+    from converters.progress import Progress
+
+    _convert(args, adoption(args.file, variant=args.variant_name), Progress())
+
+
+def _convert(args: argparse.Namespace, recipes: Mapping[str, Recipe], progress: Progress) -> None:
+    # Before transformers loads: progress bars of libraries would tear ours.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with progress.step("load PyTorch and transformers"):
         import torch
         import transformers
@@ -119,7 +147,7 @@ def _build(args: argparse.Namespace) -> None:
         )
     build(
         checkpoint,
-        variants,
+        recipes,
         texts=_texts(checkpoint, args),
         out=args.out,
         threads=args.threads,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from converters import fidelity, latency
 from converters.checkpoint import Checkpoint
 from converters.gates import MAX_DRIFT, gate
 from converters.provenance import command_line, commit, tool_versions
-from converters.recipes import RECIPES, Source
+from converters.recipes import Recipe, Source
 from converters.tasks import Tasks, against_fp32
 from serve_app.engines.base import Device, Engine, TokenIds, open_engine
 from serve_app.engines.measure import Setup, hardware_name
@@ -49,7 +49,7 @@ class Texts:
 
 def build(
     checkpoint: Checkpoint,
-    variants: Sequence[str],
+    recipes: Mapping[str, Recipe],
     *,
     texts: Texts,
     out: Path,
@@ -60,7 +60,7 @@ def build(
 
     Args:
         checkpoint: the source.
-        variants: names from `RECIPES`, each buildable here.
+        recipes: by the variant's name; each must be buildable here.
         texts: calibration and probe texts, disjoint.
         out: the artifacts folder; made if missing.
         threads: compute threads for the profile: as many as a replica will have.
@@ -75,8 +75,8 @@ def build(
     except OSError as error:
         raise ConversionError(f"{out}: cannot be written ({error.strerror})") from error
     try:
-        folders = _convert(checkpoint, variants, texts=texts, scratch=scratch, step=step)
-        manifests = _measure(checkpoint, folders, texts=texts, threads=threads, step=step)
+        folders = _convert(checkpoint, recipes, texts=texts, scratch=scratch, step=step)
+        manifests = _measure(checkpoint, recipes, folders, texts=texts, threads=threads, step=step)
         for variant, manifest in manifests.items():
             write_manifest(folders[variant], manifest)
             _put(folders[variant], out / variant)
@@ -88,22 +88,35 @@ def build(
 
 
 def _convert(
-    checkpoint: Checkpoint, variants: Sequence[str], *, texts: Texts, scratch: Path, step: Step
+    checkpoint: Checkpoint,
+    recipes: Mapping[str, Recipe],
+    *,
+    texts: Texts,
+    scratch: Path,
+    step: Step,
 ) -> dict[str, Path]:
     source = Source(checkpoint, texts.calibration, scratch)
     folders = {}
-    for variant in variants:
+    for variant, recipe in recipes.items():
         folders[variant] = scratch / variant
         folders[variant].mkdir()
         with step(f"{variant}: convert"):
-            RECIPES[variant].convert(source, folders[variant])
+            recipe.convert(source, folders[variant])
             shutil.copyfile(checkpoint.tokenizer_file, folders[variant] / TOKENIZER_NAME)
     return folders
 
 
 def _measure(
-    checkpoint: Checkpoint, folders: dict[str, Path], *, texts: Texts, threads: int, step: Step
+    checkpoint: Checkpoint,
+    recipes: Mapping[str, Recipe],
+    folders: Mapping[str, Path],
+    *,
+    texts: Texts,
+    threads: int,
+    step: Step,
 ) -> dict[str, Manifest]:
+    specs = {variant: _spec(checkpoint, variant, recipe) for variant, recipe in recipes.items()}
+    devices = {variant: _device(recipe) for variant, recipe in recipes.items()}
     with step("FP32 reference vectors"):
         fp32 = fidelity.reference_engine(checkpoint)
         reference = fidelity.embed_sorted(fp32, texts.probe)
@@ -113,7 +126,7 @@ def _measure(
     setups: dict[str, Setup] = {}
     for variant, folder in folders.items():
         with step(f"{variant}: fidelity over {len(texts.probe)} texts"):
-            spec, device = _spec(checkpoint, variant), _device(variant)
+            spec, device = specs[variant], devices[variant]
             setups[variant] = latency.setup(folder, spec, threads=threads, device=device)
             engines[variant] = open_engine(folder, spec, threads=threads, device=device)
             scores = texts.tasks.scores(partial(fidelity.embed_sorted, engines[variant]))
@@ -124,23 +137,20 @@ def _measure(
                 tasks=against_fp32(scores, fp32_scores),
             )
     profiles: dict[str, Profile] = {}
-    for device in sorted({_device(variant) for variant in folders}):
+    for device in sorted(set(devices.values())):
         with step(f"profile on {hardware_name(device)}"):
             profiles |= latency.profile_all(
-                {v: e for v, e in engines.items() if _device(v) == device},
+                {v: e for v, e in engines.items() if devices[v] == device},
                 setups,
                 max_tokens=checkpoint.facts.max_tokens,
             )
     return {
-        variant: _manifest(
-            _spec(checkpoint, variant), folder, found[variant], profile=profiles[variant]
-        )
+        variant: _manifest(specs[variant], folder, found[variant], profile=profiles[variant])
         for variant, folder in folders.items()
     }
 
 
-def _spec(checkpoint: Checkpoint, variant: str) -> Variant:
-    recipe = RECIPES[variant]
+def _spec(checkpoint: Checkpoint, variant: str, recipe: Recipe) -> Variant:
     return Variant(
         variant=variant,
         runtime=recipe.runtime,
@@ -170,9 +180,9 @@ def _manifest(spec: Variant, folder: Path, found: Fidelity, *, profile: Profile)
     )
 
 
-def _device(variant: str) -> Device:
-    """FP16 is measured where it will run: on a GPU, if this machine has one."""
-    if RECIPES[variant].runtime != "torch":
+def _device(recipe: Recipe) -> Device:
+    """A variant for GPUs is measured where it will run, if this machine has one."""
+    if not recipe.gpu:
         return "cpu"
     import torch
 

@@ -93,3 +93,9 @@ class Graph:
             if name in used
         )
         onnx.save(self.model, str(out_file))
+
+
+def name_nodes(graph: Graph) -> None:
+    """Give every node a name: tools that take lists of nodes know no other handle."""
+    for index, node in enumerate(graph.model.graph.node):
+        node.name = node.name or f"node_{index}"

@@ -20,7 +20,7 @@ MAX_EXPORT_ERROR = 1e-4  # of a unit vector's component; rounding gives 1e-7
 
 @dataclass(frozen=True)
 class Source:
-    """What recipes start from; the FP32 graph is exported once for all that need it."""
+    """What recipes start from; each graph is made once for all that need it."""
 
     checkpoint: Checkpoint
     calibration: Sequence[TokenIds]
@@ -41,6 +41,28 @@ class Source:
             )
         return file
 
+    @cached_property
+    def onnx_fp16(self) -> Path:
+        from converters.to_onnx_fp16 import to_fp16
+
+        file = self.scratch / "fp16.onnx"
+        to_fp16(self.onnx_fp32, file)
+        return file
+
+    @cached_property
+    def onnx_int8(self) -> Path:
+        from converters.to_int8 import quantize_static
+
+        waiting, batches = list(self.calibration), []
+        while waiting:
+            positions = next_batch([len(ids) for ids in waiting], CALIBRATION_BATCH_TOKENS)
+            batches.append(pad([waiting[p] for p in positions], self.checkpoint.tokenizer.pad_id))
+            taken = set(positions)
+            waiting = [ids for i, ids in enumerate(waiting) if i not in taken]
+        file = self.scratch / "int8.onnx"
+        quantize_static(self.onnx_fp32, file, batches=batches)
+        return file
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -50,28 +72,65 @@ class Recipe:
     precision: str
     convert: Callable[[Source, Path], None]
     unavailable: Callable[[], str | None] = lambda: None
+    gpu: bool = False  # measured on a GPU where this machine has one
 
 
 def _copy_fp32(source: Source, folder: Path) -> None:
     shutil.copyfile(source.onnx_fp32, folder / MODEL_FILES["onnx"])
 
 
-def _half(source: Source, folder: Path) -> None:
+def _copy_fp16(source: Source, folder: Path) -> None:
+    shutil.copyfile(source.onnx_fp16, folder / MODEL_FILES["onnx"])
+
+
+def _copy_int8(source: Source, folder: Path) -> None:
+    shutil.copyfile(source.onnx_int8, folder / MODEL_FILES["onnx"])
+
+
+def _onnx_int8_dynamic(source: Source, folder: Path) -> None:
+    from converters.to_int8_dynamic import quantize_dynamic
+
+    quantize_dynamic(source.onnx_fp32, folder / MODEL_FILES["onnx"])
+
+
+def _nncf(source: Source, folder: Path) -> None:
+    from converters.to_openvino_int8 import quantize_with_nncf
+
+    quantize_with_nncf(source.onnx_fp32, folder, calibration=source.calibration)
+
+
+def _torch_fp16(source: Source, folder: Path) -> None:
     from converters.to_fp16 import write_half
 
     write_half(source.checkpoint, folder)
 
 
-def _int8(source: Source, folder: Path) -> None:
-    from converters.to_int8 import quantize_static
+def _torch_bf16(source: Source, folder: Path) -> None:
+    import torch
 
-    waiting, batches = list(source.calibration), []
-    while waiting:
-        positions = next_batch([len(ids) for ids in waiting], CALIBRATION_BATCH_TOKENS)
-        batches.append(pad([waiting[p] for p in positions], source.checkpoint.tokenizer.pad_id))
-        taken = set(positions)
-        waiting = [ids for i, ids in enumerate(waiting) if i not in taken]
-    quantize_static(source.onnx_fp32, folder / MODEL_FILES["onnx"], batches=batches)
+    from converters.to_torch import write_weights
+
+    write_weights(source.checkpoint, folder, dtype=torch.bfloat16)
+
+
+def _torch_fp32(source: Source, folder: Path) -> None:
+    import torch
+
+    from converters.to_torch import write_weights
+
+    write_weights(source.checkpoint, folder, dtype=torch.float32)
+
+
+def _no_nncf() -> str | None:
+    from converters.to_openvino_int8 import missing
+
+    return missing()
+
+
+def _no_tensorrt() -> str | None:
+    from converters.to_tensorrt import missing
+
+    return missing()
 
 
 def _no_bf16() -> str | None:
@@ -87,16 +146,38 @@ RECIPES = {
     "openvino-bf16": Recipe(
         runtime="openvino", precision="bf16", convert=_copy_fp32, unavailable=_no_bf16
     ),
-    "onnx-int8": Recipe(runtime="onnx", precision="int8", convert=_int8),
-    "torch-fp16": Recipe(runtime="torch", precision="fp16", convert=_half),
+    "onnx-int8": Recipe(runtime="onnx", precision="int8", convert=_copy_int8),
+    "openvino-int8": Recipe(runtime="openvino", precision="int8", convert=_copy_int8),
+    "torch-fp16": Recipe(runtime="torch", precision="fp16", convert=_torch_fp16, gpu=True),
+    "torch-bf16": Recipe(runtime="torch", precision="bf16", convert=_torch_bf16),
+    "onnx-fp16": Recipe(runtime="onnx", precision="fp16", convert=_copy_fp16),
+    "openvino-int8-nncf": Recipe(
+        runtime="openvino", precision="int8", convert=_nncf, unavailable=_no_nncf
+    ),
+    "onnx-int8-dynamic": Recipe(
+        runtime="onnx", precision="int8-dynamic", convert=_onnx_int8_dynamic
+    ),
+    "torch-int8-dynamic": Recipe(runtime="torch", precision="int8-dynamic", convert=_torch_fp32),
+    "onnx-tensorrt": Recipe(
+        runtime="tensorrt",
+        precision="fp16",
+        convert=_copy_fp16,
+        unavailable=_no_tensorrt,
+        gpu=True,
+    ),
 }
+# Worth a newcomer's first minutes: what has made the ladder somewhere. `all` builds the others too.
+DEFAULT_VARIANTS = ("onnx-fp32", "openvino-bf16", "onnx-int8", "openvino-int8", "torch-fp16")
 
 
-def choose(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def choose(
+    names: Sequence[str], *, otherwise: Sequence[str] = tuple(RECIPES)
+) -> tuple[list[str], dict[str, str]]:
     """The variants to build, and why others cannot be built here.
 
     Args:
-        names: variants by name; none for all.
+        names: variants by name; each must exist and be buildable.
+        otherwise: without names, those of these that can be built; by default of all.
 
     Raises:
         ConversionError: a name that does not exist, or was asked for and cannot be built here.
@@ -105,12 +186,12 @@ def choose(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         if name not in RECIPES:
             raise ConversionError(f"no variant {name!r}; there are {', '.join(RECIPES)}")
     chosen, skipped = [], {}
-    for name in names or RECIPES:
+    for name in dict.fromkeys(names or otherwise):
         reason = RECIPES[name].unavailable()
         if reason is None:
             chosen.append(name)
         elif names:
-            raise ConversionError(f"{name} cannot be built: {reason}")
+            raise ConversionError(f"{name} cannot be built here: {reason}")
         else:
             skipped[name] = reason
     return chosen, skipped

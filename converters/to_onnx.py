@@ -110,7 +110,7 @@ def _difference(
 def _run_exporter(embedder: SentenceEmbedder, draft: Path, *, dynamo: bool) -> None:
     arrays = _example(batch_size=2, tokens=TRACED_TOKENS)
     axes = {name: {0: "batch", 1: "tokens"} for name in INPUT_NAMES}
-    with torch.inference_mode(not dynamo), _quiet():
+    with torch.inference_mode(not dynamo), quiet():
         torch.onnx.export(
             embedder,
             tuple(torch.from_numpy(array) for array in arrays),
@@ -141,7 +141,7 @@ def _example(*, batch_size: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the exporters: tracer warnings, progress on stdout, and their loggers."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)

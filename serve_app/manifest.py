@@ -23,7 +23,7 @@ MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 FORMAT_VERSION = 2
 
-Runtime = Literal["onnx", "openvino", "torch", "fake"]
+Runtime = Literal["onnx", "openvino", "tensorrt", "torch", "fake"]
 Pooling = Literal["mean", "cls", "lasttoken", "max", "weightedmean", "mean_sqrt_len"]
 # What happens to a pooled vector before it gets unit length; the weights are the engine's business.
 HeadStep = Literal[
@@ -264,14 +264,18 @@ def verify(folder: Path) -> Manifest:
 
 
 def describe_files(folder: Path) -> dict[str, File]:
-    """The files of an artifact folder, as its manifest lists them."""
+    """The files of an artifact folder, as its manifest lists them; hidden folders are caches."""
     return {
         file.relative_to(folder).as_posix(): File(
             sha256=sha256_of(file), size_bytes=file.stat().st_size
         )
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != MANIFEST_NAME
+        if file.is_file() and file.name != MANIFEST_NAME and not _is_cached(file, folder)
     }
+
+
+def _is_cached(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts[:-1])
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -107,9 +107,14 @@ def _place(folder: Path, manifest: Manifest, *, gpus: float) -> Rung:
     tokenizer = manifest.files.get(TOKENIZER_NAME)
     if tokenizer is None or tokenizer.sha256 != manifest.tokenizer.digest:
         raise ArtifactError(f"{folder}: {TOKENIZER_NAME} is not the one {manifest.variant} names")
-    wants_gpu = manifest.runtime == "torch" and manifest.precision in GPU_PRECISIONS
-    device: Device = "cuda" if wants_gpu and gpus else "cpu"
+    device: Device = "cuda" if _wants_gpu(manifest) and gpus else "cpu"
     return Rung(folder=folder, manifest=manifest, device=device)
+
+
+def _wants_gpu(manifest: Manifest) -> bool:
+    """ONNX Runtime's FP16 is storage only, so it may run on a CPU; what it costs there is measured."""
+    on_torch = manifest.runtime == "torch" and manifest.precision in GPU_PRECISIONS
+    return on_torch or manifest.runtime == "tensorrt"
 
 
 def _measured_ladder(rungs: list[Rung]) -> Ladder:
@@ -140,7 +145,7 @@ def _unfit(rung: Rung) -> str | None:
         return manifest.off_ladder
     if not manifest.batch_invariant:
         return f"vectors move with their batch-mates (drift {manifest.fidelity.batch_drift:.1e})"
-    if manifest.precision in GPU_PRECISIONS and rung.device == "cpu":
+    if _wants_gpu(manifest) and rung.device == "cpu":
         return "needs a GPU, and this cluster has none"
     return None
 

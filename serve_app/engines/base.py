@@ -21,8 +21,21 @@ TokenIds = npt.NDArray[np.int32]
 Vectors = npt.NDArray[np.float32]
 Device = Literal["cpu", "cuda"]
 
-MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.onnx", "torch": "model.safetensors"}
-_MODULES = {"onnx": "onnx", "openvino": "openvino", "torch": "torch", "fake": "fake"}
+MODEL_FILES = {
+    "onnx": "model.onnx",
+    "openvino": "model.onnx",
+    "tensorrt": "model.onnx",
+    "torch": "model.safetensors",
+}
+IR_FILE = "model.xml"  # OpenVINO's own format, beside model.bin; an artifact has this or ONNX
+_MODULES = {
+    "onnx": "onnx",
+    "openvino": "openvino",
+    "tensorrt": "onnx",
+    "torch": "torch",
+    "torch int8-dynamic": "torch_int8",  # before its runtime's own
+    "fake": "fake",
+}
 
 
 class Engine(Protocol):
@@ -58,7 +71,8 @@ def open_engine(
     Raises:
         ArtifactError: the runtime is not installed, or cannot load the file.
     """
-    name = _MODULES[variant.runtime]
+    special = f"{variant.runtime} {variant.precision}"
+    name = _MODULES.get(special, _MODULES[variant.runtime])
     try:
         module = import_module(f"serve_app.engines.{name}_engine")
     except ImportError as error:

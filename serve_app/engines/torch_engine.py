@@ -41,6 +41,11 @@ class TorchEngine:
         self._pad_id = pad_id
         self._device = device
 
+    @property
+    def module(self) -> torch.nn.Module:
+        """What runs, for engines that rewrite its layers in place."""
+        return self._embedder.model
+
     @torch.inference_mode()
     def embed(self, texts: Sequence[TokenIds]) -> Vectors:
         ids, mask = (torch.from_numpy(a).to(self._device) for a in pad(texts, self._pad_id))
