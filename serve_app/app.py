@@ -14,6 +14,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve import Application
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.asgi import AsgiApp, Receive, Scope, Send
@@ -70,7 +71,7 @@ class RayTransport:
                 raise error.cause from None
             log.exception("a replica failed a call")
             raise InternalError("the variant's engine failed; the log has the details") from error
-        except RayError as error:
+        except (RayError, RayServeException) as error:  # dead, draining, or not there yet
             log.warning("a replica died with a call in flight: %s", str(error).splitlines()[0])
             raise ReplicaDied("the replica that held the request died") from error
         return reply

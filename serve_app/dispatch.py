@@ -68,6 +68,11 @@ class _Part:
     deadline_s: float | None
     result: asyncio.Future[Embedded]
 
+    def is_wanted(self, now_s: float) -> bool:
+        """Whether a client still waits, and would be in time."""
+        in_time = self.deadline_s is None or now_s < self.deadline_s
+        return in_time and not self.result.done()
+
 
 class Lane:
     """Everything one router sends to one variant. Use from one event loop."""
@@ -161,6 +166,9 @@ class Lane:
         try:
             reply = await self._call_with_retry(call, parts)
             rows = np.frombuffer(reply.vectors, dtype=np.float32).reshape(call.count, self._dims)
+        except asyncio.CancelledError:
+            self._fail(parts, ReplicaDied("the call was cancelled"))
+            raise
         except Exception as error:  # every waiting request must hear of it
             self._fail(parts, error)
             return
@@ -190,7 +198,7 @@ class Lane:
         except ReplicaDied:
             self.load.lost()
             now_s = time.monotonic()
-            if all(part.deadline_s is not None and part.deadline_s <= now_s for part in parts):
+            if not any(part.is_wanted(now_s) for part in parts):
                 raise
             return await self._transport(call)
 

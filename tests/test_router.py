@@ -113,7 +113,7 @@ class TestEmbeddings:
             ({"quality": "fast", "latency_ms": 10_000}, "fake-bf16"),
             ({"variant": "fake-fp32"}, "fake-fp32"),
             ({"variant": "fake-int8", "latency_ms": 10_000}, "fake-int8"),
-            ({"variant": "fake-int8", "quality": 0.98}, "fake-int8"),
+            ({"variant": "fake-int8", "quality": 0.985}, "fake-int8"),
         ],
     )
     def test_hints_choose_the_variant_from_body_and_headers_alike(

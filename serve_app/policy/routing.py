@@ -198,7 +198,7 @@ def _refuse(
     able_when_idle = [c for c in allowed if limit.median(c) - c.forecast.wait_ms <= limit.left_ms]
     if able_when_idle:
         soonest_ms = min(limit.median(c) for c in able_when_idle) - limit.left_ms
-        reason = "too much work is queued to answer within the budget"
+        reason = "too much work is queued" + (" to meet the budget" if limit.whole else "")
         retry_after_s = soonest_ms / 1000
     else:
         fastest = min(allowed, key=lambda c: c.forecast.service_ms)

@@ -168,6 +168,7 @@ def test_a_hopeless_budget_gets_no_promise_to_retry() -> None:
     assert decision.chosen is None
     assert decision.retry_after_s is None
     assert "int8, the fastest allowed, needs 10.0 ms" in decision.reason
+    assert decision.refused_for == "latency_ms"
 
 
 def test_an_unreachable_floor_is_refused_for_good() -> None:
@@ -177,6 +178,7 @@ def test_an_unreachable_floor_is_refused_for_good() -> None:
     assert [r.reason for r in decision.rejected] == [
         "fidelity 0.985000 is below the floor 0.999000"
     ]
+    assert decision.refused_for == "quality"
 
 
 def test_a_pin_below_the_floor_is_not_served() -> None:
@@ -190,6 +192,7 @@ def test_without_a_budget_a_long_wait_is_refused() -> None:
     decision = _decide(Hint(quality=FAST), queue)
     assert decision.chosen is None
     assert decision.retry_after_s == pytest.approx(1.0)
+    assert decision.refused_for is None  # the client asked for nothing that it could change
 
 
 @pytest.mark.parametrize("hint", [Hint(quality=BEST), Hint(variant="fp32")])
