@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from serve_app.errors import SetupError
+from serve_app.errors import ConversionError, SetupError
 from serve_app.manifest import MANIFEST_NAME, Manifest, verify
 from serve_app.registry import load_ladder
 
@@ -46,6 +46,15 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--missing", action="store_true", help="build only what the folder lacks; nothing if none"
     )
+    build.add_argument(
+        "--mixed", action="store_true", help="build torch-fp16-mixed too: FP32 weights, autocast"
+    )
+    build.add_argument(
+        "--recover", action="store_true", help="let onnx-int8 learn from its FP32 self for a while"
+    )
+    build.add_argument(
+        "--recover-minutes", type=float, default=3.0, help="how long (default: %(default)s)"
+    )
     check = commands.add_parser("verify", help="check every artifact against its manifest")
     show = commands.add_parser("list", help="print the table of built variants")
     for command in (build, check, show):
@@ -70,11 +79,15 @@ def _build(args: argparse.Namespace) -> None:
     # Before torch loads: progress bars of libraries would tear ours.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from converters.progress import Progress
-    from converters.recipes import choose
+    from converters.recipes import INT8, MIXED, choose
 
     progress = Progress()
     names = [] if args.variants == "all" else args.variants.split(",")
     variants, skipped = choose(names)
+    if args.mixed and MIXED not in variants:
+        variants.append(MIXED)
+    if args.recover and (INT8 not in variants or args.recover_minutes <= 0):
+        raise ConversionError(f"--recover needs {INT8} among the variants, and more than 0 minutes")
     if args.missing:
         variants = [v for v in variants if not (args.out / v / MANIFEST_NAME).exists()]
         if not variants:
@@ -99,6 +112,7 @@ def _build(args: argparse.Namespace) -> None:
         out=args.out,
         threads=args.threads,
         step=progress.step,
+        recover_minutes=args.recover_minutes if args.recover else None,
     )
     _list(args)
 

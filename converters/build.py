@@ -1,7 +1,6 @@
 """The build: convert, compare with FP32, profile, and only then put each artifact in its place.
 
-Work goes on in a hidden folder beside the artifacts; a finished variant replaces the old one by a
-rename. An interrupted build leaves the old artifacts as they were.
+`workplace.py` says where the work goes on, and why an interrupted build harms nothing.
 """
 
 from __future__ import annotations
@@ -9,18 +8,20 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
+
 from converters import fidelity, latency
 from converters.checkpoint import Checkpoint
-from converters.recipes import MAX_DRIFT, RECIPES, Source, gate
-from serve_app.engines.base import Device, Engine, TokenIds, open_engine
+from converters.recipes import MAX_DRIFT, RECIPES, Notes, Source, gate
+from converters.workplace import Step, put, workplace
+from serve_app.engines.base import Device, Engine, TokenIds, Vectors, open_engine
 from serve_app.errors import ConversionError
 from serve_app.manifest import (
     FORMAT_VERSION,
@@ -28,14 +29,13 @@ from serve_app.manifest import (
     Fidelity,
     Manifest,
     Profile,
+    Recovered,
     Variant,
     describe_files,
     write_manifest,
 )
 
 TOOLS = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "openvino", "numpy")
-
-Step = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Texts:
     probe: Sequence[TokenIds]
 
 
-def build(
+def build(  # noqa: PLR0913 - one a flag of the command
     checkpoint: Checkpoint,
     variants: Sequence[str],
     *,
@@ -54,6 +54,7 @@ def build(
     out: Path,
     threads: int,
     step: Step,
+    recover_minutes: float | None = None,
 ) -> list[Manifest]:
     """Build variants of a checkpoint into `out`.
 
@@ -64,55 +65,61 @@ def build(
         out: the artifacts folder; made if missing.
         threads: compute threads for the profile: as many as a replica will have.
         step: wraps each step, to show progress.
+        recover_minutes: how long `onnx-int8` learns from its FP32 self; None for not at all.
 
     Raises:
-        ConversionError: a conversion failed, or `out` cannot be written.
+        ConversionError: a conversion failed, there are too few texts, or `out` cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=out))
-    except OSError as error:
-        raise ConversionError(f"{out}: cannot be written ({error.strerror})") from error
-    try:
-        folders = _convert(checkpoint, variants, texts=texts, scratch=scratch, step=step)
-        manifests = _measure(checkpoint, folders, texts=texts, threads=threads, step=step)
+    if not texts.calibration or not texts.probe:
+        raise ConversionError("too few texts: one must calibrate and another measure")
+    with workplace(out, step) as scratch:
+        source = Source(
+            checkpoint,
+            texts.calibration,
+            scratch,
+            probe=texts.probe,
+            recover_minutes=recover_minutes,
+        )
+        notes = _convert(source, variants, step=step)
+        folders = {variant: scratch / variant for variant in variants}
+        manifests = _measure(source, folders, notes, threads=threads, step=step)
         for variant, manifest in manifests.items():
             write_manifest(folders[variant], manifest)
-            _put(folders[variant], out / variant)
-    except OSError as error:
-        raise ConversionError(f"{out}: writing failed ({error.strerror})") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            put(folders[variant], out / variant)
     return list(manifests.values())
 
 
-def _convert(
-    checkpoint: Checkpoint, variants: Sequence[str], *, texts: Texts, scratch: Path, step: Step
-) -> dict[str, Path]:
-    source = Source(checkpoint, texts.calibration, scratch)
-    folders = {}
+def _convert(source: Source, variants: Sequence[str], *, step: Step) -> dict[str, Notes]:
+    notes = {}
     for variant in variants:
-        folders[variant] = scratch / variant
-        folders[variant].mkdir()
+        folder = source.scratch / variant
+        folder.mkdir()
         with step(f"{variant}: convert"):
-            RECIPES[variant].convert(source, folders[variant])
-            shutil.copyfile(checkpoint.tokenizer_file, folders[variant] / TOKENIZER_NAME)
-    return folders
+            notes[variant] = RECIPES[variant].convert(source, folder) or Notes()
+            shutil.copyfile(source.checkpoint.tokenizer_file, folder / TOKENIZER_NAME)
+    return notes
 
 
 def _measure(
-    checkpoint: Checkpoint, folders: dict[str, Path], *, texts: Texts, threads: int, step: Step
+    source: Source,
+    folders: dict[str, Path],
+    notes: dict[str, Notes],
+    *,
+    threads: int,
+    step: Step,
 ) -> dict[str, Manifest]:
+    checkpoint, probe = source.checkpoint, source.probe
     with step("FP32 reference vectors"):
-        reference = fidelity.embed_sorted(fidelity.reference_engine(checkpoint), texts.probe)
+        reference = fidelity.embed_sorted(fidelity.reference_engine(checkpoint), probe)
+    specs = {variant: _spec(checkpoint, variant, notes[variant]) for variant in folders}
     engines: dict[str, Engine] = {}
     found: dict[str, Fidelity] = {}
     for variant, folder in folders.items():
-        with step(f"{variant}: fidelity over {len(texts.probe)} texts"):
+        with step(f"{variant}: fidelity over {len(probe)} texts"):
             engines[variant] = open_engine(
-                folder, _spec(checkpoint, variant), threads=threads, device=_device(variant)
+                folder, specs[variant], threads=threads, device=_device(variant)
             )
-            found[variant] = fidelity.measure(engines[variant], reference, texts.probe)
+            found[variant] = fidelity.measure(engines[variant], reference, probe)
     profiles: dict[str, Profile] = {}
     for device in sorted({_device(variant) for variant in folders}):
         with step(f"profile on {latency.hardware_name(device)}"):
@@ -123,14 +130,34 @@ def _measure(
                 device=device,
             )
     return {
-        variant: _manifest(
-            _spec(checkpoint, variant), folder, found[variant], profile=profiles[variant]
+        variant: replace(
+            _manifest(specs[variant], folder, found[variant], profile=profiles[variant]),
+            recovered=_recovered(specs[variant], notes[variant], found[variant], reference, probe),
         )
         for variant, folder in folders.items()
     }
 
 
-def _spec(checkpoint: Checkpoint, variant: str) -> Variant:
+def _recovered(
+    spec: Variant,
+    notes: Notes,
+    found: Fidelity,
+    reference: Vectors,
+    probe: Sequence[TokenIds],
+) -> Recovered | None:
+    if notes.recovery is None:
+        return None
+    plain = open_engine(notes.recovery.plain, spec)
+    before = fidelity.cosines(fidelity.embed_sorted(plain, probe), reference)
+    return Recovered(
+        p1_before=float(np.percentile(before, 1)),
+        p1_after=found.p1,
+        minutes=notes.recovery.minutes,
+        texts=notes.recovery.texts,
+    )
+
+
+def _spec(checkpoint: Checkpoint, variant: str, notes: Notes) -> Variant:
     recipe = RECIPES[variant]
     return Variant(
         variant=variant,
@@ -138,6 +165,8 @@ def _spec(checkpoint: Checkpoint, variant: str) -> Variant:
         precision=recipe.precision,
         checkpoint=checkpoint.facts,
         tokenizer=checkpoint.tokenizer,
+        kept_fp32=notes.kept_fp32,
+        autocast=recipe.autocast,
     )
 
 
@@ -148,6 +177,8 @@ def _manifest(spec: Variant, folder: Path, found: Fidelity, *, profile: Profile)
         precision=spec.precision,
         checkpoint=spec.checkpoint,
         tokenizer=spec.tokenizer,
+        kept_fp32=spec.kept_fp32,
+        autocast=spec.autocast,
         format_version=FORMAT_VERSION,
         files=describe_files(folder),
         fidelity=found,
@@ -176,10 +207,3 @@ def tool_versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
-
-
-def _put(folder: Path, place: Path) -> None:
-    """Move a finished artifact into place; the one that was there goes away with the scratch."""
-    if place.exists():
-        place.rename(folder.with_name(f"{place.name}.replaced"))
-    folder.rename(place)

@@ -46,15 +46,21 @@ class Checkpoint:
 
     def load_model(self) -> PreTrainedModel:
         """The transformer in FP32 with eager attention, which exports best, in evaluation mode."""
+        from safetensors import SafetensorError
         from transformers import AutoModel
 
-        model = AutoModel.from_pretrained(
-            self.folder,
-            dtype="float32",
-            attn_implementation="eager",
-            use_safetensors=True,
-            local_files_only=True,
-        )
+        try:
+            model = AutoModel.from_pretrained(
+                self.folder,
+                dtype="float32",
+                attn_implementation="eager",
+                use_safetensors=True,
+                local_files_only=True,
+            )
+        except SafetensorError as error:
+            raise ConversionError(
+                f"{self.folder}: its weights are damaged ({error}); fetch them again"
+            ) from error
         return cast("PreTrainedModel", model.eval())
 
 

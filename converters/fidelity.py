@@ -50,10 +50,14 @@ def embed_sorted(engine: Engine, texts: Sequence[TokenIds]) -> Vectors:
 
 
 def cosines(a: Vectors, b: Vectors) -> npt.NDArray[np.float64]:
-    """Row-wise cosine, in float64: 1 - cosine goes down to 1e-12."""
+    """Row-wise cosine, in float64: 1 - cosine goes down to 1e-12.
+
+    A row that is not finite, or zero, counts as -1, as far as can be: NaN would pass comparisons.
+    """
     x, y = a.astype(np.float64), b.astype(np.float64)
-    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    return np.asarray((x * y).sum(1) / norms)
+    with np.errstate(invalid="ignore"):
+        norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+        return np.asarray(np.nan_to_num((x * y).sum(1) / norms, nan=-1.0))
 
 
 def measure(engine: Engine, reference: Vectors, texts: Sequence[TokenIds]) -> Fidelity:

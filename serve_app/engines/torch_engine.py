@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModel
 
 from serve_app.engines.base import Device, TokenIds, Vectors, pad
+from serve_app.engines.mixed_precision import autocasting, halve
 from serve_app.engines.pooling import pool
 from serve_app.manifest import Pooling, Variant
 
@@ -47,9 +48,15 @@ def open_engine(folder: Path, variant: Variant, threads: int, device: Device) ->
     """Load the weights; see `serve_app.engines.base.open_engine`."""
     if device == "cpu":
         torch.set_num_threads(threads)
+    is_mixed = variant.autocast or variant.kept_fp32
+    loaded_as = torch.float32 if is_mixed else DTYPES[variant.precision]
     model = AutoModel.from_pretrained(
-        folder, dtype=DTYPES[variant.precision], use_safetensors=True, local_files_only=True
+        folder, dtype=loaded_as, use_safetensors=True, local_files_only=True
     )
+    if variant.kept_fp32:
+        halve(model, kept_fp32=variant.kept_fp32)
+    if variant.autocast:
+        model = autocasting(model, DTYPES[variant.precision])
     return TorchEngine(
         model,
         pooling=variant.checkpoint.pooling,
