@@ -6,7 +6,9 @@ if it were not there (straight-through). The teacher is the untouched model, so 
 
     loss = mean(1 - cos(vectors)) + STATES_WEIGHT * |states - teacher's|^2 / |teacher's|^2
 
-What is learned is a float model whose weights round well. It is exported and quantised like any.
+What is learned is a float model whose weights round well. It is exported and quantised like any, and
+kept only where held-out texts come closer to FP32 than without it. Scales are chosen once, before
+training; where to_int8 folds a scale into the value projection, its own choice differs a little.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from serve_app.engines.pooling import pool
 from serve_app.errors import ConversionError
 from serve_app.manifest import Pooling
 
-LEARNING_RATE = 2e-5  # falls to zero over the minutes
+LEARNING_RATE = 3e-6  # falls to zero over the minutes; at 2e-5 the vectors moved away
 STATES_WEIGHT = 1.0
 MAX_BATCH_TOKENS = 512  # padded; more steps in the same minutes teach more than larger ones
 SEED = 0

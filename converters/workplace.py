@@ -44,9 +44,7 @@ def workplace(out: Path, step: Step) -> Iterator[Path]:
                 shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise ConversionError(f"{out}: cannot be written ({error.strerror or error})") from error
-    except ConversionError:
-        raise
-    except Exception as error:  # safetensors and ONNX Runtime have errors of their own for this
+    except Exception as error:  # safetensors, ONNX Runtime and exporters have their own for this
         if DISK_FULL in str(error):
             raise ConversionError(f"{out}: cannot be written ({DISK_FULL})") from error
         raise

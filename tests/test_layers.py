@@ -13,7 +13,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "serve_app").rglob("*.py"))
-ENGINES_WITH_RUNTIMES = {"onnx_engine", "openvino_engine", "torch_engine", "pooling"}
+ENGINES_WITH_RUNTIMES = {
+    "onnx_engine",
+    "openvino_engine",
+    "torch_engine",
+    "mixed_precision",
+    "pooling",
+}
 
 
 def _module(source: Path) -> str:

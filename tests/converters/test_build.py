@@ -147,7 +147,11 @@ def _write_half(scratch: Path, error: Exception) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device")],
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("I/O error: No space left on device"),
+        ConversionError("ONNX export failed: OSError: [Errno 28] No space left on device"),
+    ],
 )
 def test_a_full_disk_is_one_line(error: Exception, tmp_path: Path) -> None:
     """A disk that fills up, whichever library meets it: named, cleared up, artifacts untouched."""
