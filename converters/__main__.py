@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from serve_app.errors import SetupError
+from serve_app.errors import ConversionError, SetupError
 from serve_app.manifest import MANIFEST_NAME, Manifest, verify
 from serve_app.registry import load_ladder
 
@@ -41,6 +41,17 @@ def parser() -> argparse.ArgumentParser:
     )
     build.add_argument(
         "--missing", action="store_true", help="build only what the folder lacks; nothing if none"
+    )
+    build.add_argument(
+        "--mixed", action="store_true", help="build torch-fp16-mixed too: FP32 weights, autocast"
+    )
+    build.add_argument(
+        "--recover",
+        action="store_true",
+        help="let static INT8 learn from its FP32 self for a while",
+    )
+    build.add_argument(
+        "--recover-minutes", type=float, default=3.0, help="how long (default: %(default)s)"
     )
     adopt = commands.add_parser("import", help="make an existing ONNX file a variant")
     adopt.add_argument("file", type=Path, help="the .onnx file, as model hubs ship them")
@@ -103,13 +114,17 @@ def main() -> None:
 
 def _build(args: argparse.Namespace) -> None:
     from converters.progress import Progress
-    from converters.recipes import DEFAULT_VARIANTS, RECIPES, choose
+    from converters.recipes import DEFAULT_VARIANTS, MIXED, RECIPES, choose
 
     progress = Progress()
     if args.variants is None:
         variants, skipped = choose([], otherwise=DEFAULT_VARIANTS)
     else:
         variants, skipped = choose([] if args.variants == "all" else args.variants.split(","))
+    if args.mixed and MIXED not in variants:
+        variants.append(MIXED)
+    if args.recover and args.recover_minutes <= 0:
+        raise ConversionError(f"--recover-minutes must be above 0, got {args.recover_minutes}")
     if args.missing:
         variants = [v for v in variants if not (args.out / v / MANIFEST_NAME).exists()]
         if not variants:
@@ -135,9 +150,10 @@ def _convert(args: argparse.Namespace, recipes: Mapping[str, Recipe], progress: 
     torch.set_num_threads(1)  # two threads on two busy cores wait for each other: 9 times slower
     transformers.utils.logging.disable_progress_bar()
 
-    from converters.build import build
+    from converters.build import Options, build
     from converters.checkpoint import open_checkpoint
 
+    recover_minutes = args.recover_minutes if getattr(args, "recover", False) else None
     with progress.step(f"open checkpoint {args.checkpoint}"):
         checkpoint = open_checkpoint(
             args.checkpoint,
@@ -150,7 +166,7 @@ def _convert(args: argparse.Namespace, recipes: Mapping[str, Recipe], progress: 
         recipes,
         texts=_texts(checkpoint, args),
         out=args.out,
-        threads=args.threads,
+        options=Options(threads=args.threads, recover_minutes=recover_minutes),
         step=progress.step,
     )
     _list(args)

@@ -14,6 +14,7 @@ from serve_app.engines.tokenization import Tokenizer
 from serve_app.manifest import Drift, Fidelity, TaskScore
 from serve_app.policy.batching import next_batch
 
+FAR = -1.0  # the cosine of vectors that are not finite
 DRIFT_TEXTS = 24
 PADDED_TEXTS = 7  # and a longest one
 BATCH_TOKENS = 512
@@ -53,10 +54,14 @@ def embed_sorted(engine: Engine, texts: Sequence[TokenIds]) -> Vectors:
 
 
 def cosines(a: Vectors, b: Vectors) -> npt.NDArray[np.float64]:
-    """Row-wise cosine, in float64: 1 - cosine goes down to 1e-12."""
+    """Row-wise cosine, in float64: 1 - cosine goes down to 1e-12.
+
+    A row that is not finite, or zero, counts as `FAR`, as far as can be: NaN would pass comparisons.
+    """
     x, y = a.astype(np.float64), b.astype(np.float64)
-    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    return np.asarray((x * y).sum(1) / norms)
+    with np.errstate(invalid="ignore"):
+        norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+        return np.asarray(np.nan_to_num((x * y).sum(1) / norms, nan=FAR))
 
 
 def measure(

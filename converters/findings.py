@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from converters.build import Step, Texts
 from converters.checkpoint import Checkpoint
 from converters.claims import TORCH, TORCH_GPU, Claim, claims, weight_bytes
 from converters.fidelity import embed_sorted, reference_engine
@@ -15,6 +14,7 @@ from converters.latency import measured_grids
 from converters.provenance import Provenance, provenance
 from converters.retrieval import Split, cross_table
 from converters.tasks import against_fp32
+from converters.workplace import Step, Texts
 from serve_app.engines.base import MODEL_FILES, Device, Engine, open_engine
 from serve_app.errors import ArtifactError, ConversionError
 from serve_app.manifest import MANIFEST_NAME, GridCell, Manifest, TaskScore, read_manifest

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from converters.fidelity import FAR
 from serve_app.errors import ConversionError
 from serve_app.manifest import Fidelity
 
@@ -66,6 +67,8 @@ def gate(precision: str, fidelity: Fidelity) -> str | None:
 
 def _misses(kind: str, fidelity: Fidelity) -> Iterator[str]:
     limits = GATES[kind]
+    if fidelity.min <= FAR:
+        yield "some vectors are not finite"
     if fidelity.p1 < limits.min_p1:
         yield f"fidelity {fidelity.p1:.4f} misses the {kind} gate of {limits.min_p1}"
     overlap = min(fidelity.overlap.queries, fidelity.overlap.documents)

@@ -1,4 +1,4 @@
-"""One recipe a variant: how its files come to be, and what it must keep of the checkpoint's vectors."""
+"""One recipe a variant: how its files come to be, and where it may be built."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from converters.checkpoint import Checkpoint
 from serve_app.engines.base import MODEL_FILES, TokenIds, pad
@@ -14,8 +15,21 @@ from serve_app.errors import ConversionError
 from serve_app.manifest import Runtime
 from serve_app.policy.batching import next_batch
 
+if TYPE_CHECKING:
+    from converters.recover import Recovery
+    from converters.to_int8 import TokenBatch
+
 CALIBRATION_BATCH_TOKENS = 2048
 MAX_EXPORT_ERROR = 1e-4  # of a unit vector's component; rounding gives 1e-7
+MIXED = "torch-fp16-mixed"
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Graph:
+    """The static INT8 graph, and how it was recovered, if it was."""
+
+    file: Path
+    recovery: Recovery | None
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,7 @@ class Source:
     checkpoint: Checkpoint
     calibration: Sequence[TokenIds]
     scratch: Path
+    recover_minutes: float | None = None
 
     @cached_property
     def onnx_fp32(self) -> Path:
@@ -50,18 +65,43 @@ class Source:
         return file
 
     @cached_property
-    def onnx_int8(self) -> Path:
+    def onnx_int8(self) -> Int8Graph:
         from converters.to_int8 import quantize_static
 
-        waiting, batches = list(self.calibration), []
+        file = self.scratch / "int8" / MODEL_FILES["onnx"]
+        file.parent.mkdir()
+        batches = self.batches(self.calibration)
+        quantize_static(self.onnx_fp32, file, batches=batches)
+        if self.recover_minutes is None:
+            return Int8Graph(file, None)
+        from converters.recover import recover
+
+        recovery = recover(
+            self.checkpoint,
+            file,
+            fp32_file=self.onnx_fp32,
+            batches=batches,
+            minutes=self.recover_minutes,
+        )
+        return Int8Graph(file, recovery)
+
+    def batches(self, texts: Sequence[TokenIds]) -> list[TokenBatch]:
+        """Texts as padded batches of like lengths, (ids, mask), int64 [batch, tokens]."""
+        waiting, batches = list(texts), []
         while waiting:
             positions = next_batch([len(ids) for ids in waiting], CALIBRATION_BATCH_TOKENS)
             batches.append(pad([waiting[p] for p in positions], self.checkpoint.tokenizer.pad_id))
             taken = set(positions)
             waiting = [ids for i, ids in enumerate(waiting) if i not in taken]
-        file = self.scratch / "int8.onnx"
-        quantize_static(self.onnx_fp32, file, batches=batches)
-        return file
+        return batches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notes:
+    """What a conversion did that the manifest must tell."""
+
+    kept_fp32: tuple[str, ...] = ()
+    recovery: Recovery | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +110,8 @@ class Recipe:
 
     runtime: Runtime
     precision: str
-    convert: Callable[[Source, Path], None]
+    convert: Callable[[Source, Path], Notes | None]
+    autocast: bool = False
     unavailable: Callable[[], str | None] = lambda: None
     gpu: bool = False  # measured on a GPU where this machine has one
 
@@ -83,8 +124,9 @@ def _copy_fp16(source: Source, folder: Path) -> None:
     shutil.copyfile(source.onnx_fp16, folder / MODEL_FILES["onnx"])
 
 
-def _copy_int8(source: Source, folder: Path) -> None:
-    shutil.copyfile(source.onnx_int8, folder / MODEL_FILES["onnx"])
+def _copy_int8(source: Source, folder: Path) -> Notes:
+    shutil.copyfile(source.onnx_int8.file, folder / MODEL_FILES["onnx"])
+    return Notes(recovery=source.onnx_int8.recovery)
 
 
 def _onnx_int8_dynamic(source: Source, folder: Path) -> None:
@@ -99,10 +141,11 @@ def _nncf(source: Source, folder: Path) -> None:
     quantize_with_nncf(source.onnx_fp32, folder, calibration=source.calibration)
 
 
-def _torch_fp16(source: Source, folder: Path) -> None:
+def _torch_fp16(source: Source, folder: Path) -> Notes:
     from converters.to_fp16 import write_half
 
-    write_half(source.checkpoint, folder)
+    batches = source.batches(source.calibration)
+    return Notes(kept_fp32=write_half(source.checkpoint, folder, batches=batches))
 
 
 def _torch_bf16(source: Source, folder: Path) -> None:
@@ -149,6 +192,7 @@ RECIPES = {
     "onnx-int8": Recipe(runtime="onnx", precision="int8", convert=_copy_int8),
     "openvino-int8": Recipe(runtime="openvino", precision="int8", convert=_copy_int8),
     "torch-fp16": Recipe(runtime="torch", precision="fp16", convert=_torch_fp16, gpu=True),
+    MIXED: Recipe(runtime="torch", precision="fp16", convert=_torch_fp32, autocast=True, gpu=True),
     "torch-bf16": Recipe(runtime="torch", precision="bf16", convert=_torch_bf16),
     "onnx-fp16": Recipe(runtime="onnx", precision="fp16", convert=_copy_fp16),
     "openvino-int8-nncf": Recipe(

@@ -11,10 +11,11 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from converters.build import Step, Texts
+from converters.build import Texts
 from converters.checkpoint import Checkpoint
 from converters.findings import Built, Findings, gather
 from converters.plots import draw_all
+from converters.workplace import Step
 from serve_app.errors import ConversionError
 from serve_app.manifest import Manifest
 

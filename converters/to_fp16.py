@@ -1,22 +1,32 @@
-"""FP16: the checkpoint's own weights at half the size, run by PyTorch on GPUs."""
+"""FP16 for GPUs: half the size, without the layers that FP16 would break; or FP32 under autocast."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from converters.checkpoint import Checkpoint
+from converters.overflow import scan
+from converters.to_int8 import TokenBatch
+from serve_app.engines.mixed_precision import halve
 from serve_app.errors import ConversionError
 
-FP16_MAX = torch.finfo(torch.float16).max
 
+def write_half(
+    checkpoint: Checkpoint, folder: Path, *, batches: Sequence[TokenBatch]
+) -> tuple[str, ...]:
+    """Write weights and configuration into an artifact folder, FP16 but for what must stay FP32.
 
-def write_half(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write weights and configuration in FP16 into an artifact folder.
+    Args:
+        checkpoint: the source.
+        folder: the artifact.
+        batches: texts to look for overflow with, (ids, mask), int64 [batch, tokens].
+
+    Returns:
+        The modules kept in FP32, which the engine must be told.
 
     Raises:
-        ConversionError: a weight is too large for FP16, or the model is code of the checkpoint's.
+        ConversionError: FP16 overflows everywhere, or the model is code of the checkpoint's.
     """
     if checkpoint.trust_remote_code and checkpoint.brings_code:
         raise ConversionError(
@@ -24,11 +34,8 @@ def write_half(checkpoint: Checkpoint, folder: Path) -> None:
             "graph holds it: --variants onnx-fp32,onnx-int8"
         )
     model = checkpoint.load_model()
-    for name, weight in model.named_parameters():
-        largest = weight.detach().abs().max().item()
-        if largest > FP16_MAX:
-            raise ConversionError(
-                f"torch-fp16: {name} reaches {largest:.3g}, FP16 ends at {FP16_MAX}"
-            )
-    model.half().save_pretrained(folder, safe_serialization=True)
+    kept = tuple(scan(model, batches).kept)
+    halve(model, kept_fp32=kept)
+    model.save_pretrained(folder, safe_serialization=True)
     checkpoint.write_head(folder)
+    return kept

@@ -4,11 +4,14 @@ A linear layer is a MatMul whose second input is a weight. After smoothing (`smo
 activation becomes UINT8 per tensor and its weight INT8 per output channel, written as
 QuantizeLinear/DequantizeLinear pairs, which ONNX Runtime and OpenVINO both turn into integer
 kernels. The ranges come from the observed extremes: clipping them was tried and lost fidelity.
+Weights are rounded twice, to the nearest and by GPTQ (`gptq.py`), and the closer graph is kept.
 """
 
+import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +20,9 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
+from converters import gptq
 from converters.onnx_graph import Floats, Graph, LinearGroup
-from converters.smoothing import SCALE_FLOOR, ChannelRange, smooth
+from converters.smoothing import SCALE_FLOOR, ChannelRange, Smoothed, smooth
 from serve_app.errors import ConversionError
 
 TokenBatch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # ids, mask: [batch, tokens]
@@ -28,6 +32,7 @@ MAX_OBSERVED_TOKENS = 2048  # a forward pass with every activation kept: ~150 MB
 INPUT_NAMES = ("input_ids", "attention_mask")
 INTEGER_OPS = frozenset({"MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QGemm"})
 MAX_SMOOTHING_ERROR = 1e-3  # of a unit vector's component; rounding gives about 1e-6
+HELD_OUT = 4  # every fourth calibration text decides between the roundings, and feeds neither
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Int8Report:
     calibrated_tensors: int
     scales_inserted: int
     scales_folded: int
+    gptq: bool  # whether its rounding was closer than rounding to the nearest
 
 
 def quantize_static(
@@ -47,6 +53,7 @@ def quantize_static(
     *,
     batches: Sequence[TokenBatch],
     alpha: float = DEFAULT_ALPHA,
+    reference_file: Path | None = None,
 ) -> Int8Report:
     """Write the INT8 form of an unfused FP32 export.
 
@@ -56,6 +63,7 @@ def quantize_static(
         batches: calibration, (input_ids, attention_mask), int64 [batch, tokens]. Padding is left
             out of the ranges, so any batching gives the same ones.
         alpha: how much of the activations' spread moves to the weights, 0 (none) to 1 (all).
+        reference_file: the graph to come close to, where that is not `fp32_file` itself.
 
     Raises:
         ConversionError: there is nothing to quantise, or a linear layer would stay in float.
@@ -67,51 +75,117 @@ def quantize_static(
     ranges = observe(fp32_file, [group.activation for group in groups], batches=batches)
     if len(ranges) < len(groups):
         raise ConversionError(f"only {len(ranges)} of {len(groups)} activations were calibrated")
-    smoothed = smooth(fp32_file, ranges, alpha=alpha, fold=True)
-    if not _same_vectors(fp32_file, smoothed.graph, batches[0]):
-        # The pattern was found where channels do not line up: do without folding.
-        smoothed = smooth(fp32_file, ranges, alpha=alpha, fold=False)
-    for group in smoothed.graph.linear_groups():
-        add_quantisation(smoothed.graph, group, smoothed.ranges[group.activation])
-    integer_linears = _save_if_integer(smoothed.graph, out_file, linears=linears)
+    smoothed_again = partial(smooth, fp32_file, ranges, alpha=alpha)
+    fold = _same_vectors(fp32_file, smoothed_again(fold=True).graph, batches[0])
+    # Else the pattern was found where channels do not line up: do without folding.
+    learn, judge = split(batches)
+    with tempfile.TemporaryDirectory(dir=out_file.parent, prefix=".int8-") as folder:
+        nearest, rounded = Path(folder) / "nearest.onnx", Path(folder) / "gptq.onnx"
+        smoothed = smoothed_again(fold=fold)
+        moments = _moments(smoothed, learn)
+        _quantise(smoothed, {})
+        integer_linears = _save_integer(smoothed.graph, nearest, linears=linears)
+        again = smoothed_again(fold=fold)
+        _quantise(again, moments)
+        again.graph.save(rounded)
+        is_closer = distance(reference_file or fp32_file, rounded, judge) < distance(
+            reference_file or fp32_file, nearest, judge
+        )
+        (rounded if is_closer else nearest).replace(out_file)
     return Int8Report(
         linears=linears,
         integer_linears=integer_linears,
         calibrated_tensors=len(ranges),
         scales_inserted=len(groups) - smoothed.folded,
         scales_folded=smoothed.folded,
+        gptq=is_closer,
     )
 
 
-def _save_if_integer(graph: Graph, out_file: Path, *, linears: int) -> int:
-    with tempfile.TemporaryDirectory(dir=out_file.parent, prefix=".int8-") as folder:
-        draft = Path(folder) / out_file.name
-        graph.save(draft)
-        found = count_integer_products(draft)
-        if found < linears:
-            raise ConversionError(f"only {found} of {linears} linear layers came out as integer")
-        draft.replace(out_file)
+def split(batches: Sequence[TokenBatch]) -> tuple[list[TokenBatch], list[TokenBatch]]:
+    """Batches of the texts that learn a rounding, and of every `HELD_OUT`-th text, that judges it."""
+    sides: tuple[list[TokenBatch], list[TokenBatch]] = ([], [])
+    seen = 0
+    for input_ids, attention_mask in batches:
+        judges = np.arange(seen, seen + len(input_ids)) % HELD_OUT == HELD_OUT - 1
+        seen += len(input_ids)
+        for side, rows in zip(sides, (~judges, judges), strict=True):
+            if rows.any():
+                side.append((input_ids[rows], attention_mask[rows]))
+    return sides
+
+
+def distance(reference_file: Path, file: Path, batches: Sequence[TokenBatch]) -> float:
+    """Mean 1 - cosine between the unit vectors of two graphs; infinite where one is not finite."""
+    expected, found = _session(str(reference_file)), _session(str(file))
+    apart = [
+        1 - (_run(expected, batch)[0].astype(np.float64) * _run(found, batch)[0]).sum(axis=1)
+        for batch in batches
+    ]
+    mean = float(np.concatenate(apart).mean()) if apart else math.inf
+    return mean if math.isfinite(mean) else math.inf
+
+
+def _save_integer(graph: Graph, file: Path, *, linears: int) -> int:
+    graph.save(file)
+    found = count_integer_products(file)
+    if found < linears:
+        raise ConversionError(f"only {found} of {linears} linear layers came out as integer")
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """X'X of one activation over so many tokens."""
+
+    total: gptq.Moments
+    tokens: int
+
+
+def _moments(smoothed: Smoothed, batches: Sequence[TokenBatch]) -> dict[str, _Moments]:
+    """What GPTQ needs to know of each linear group's input, seen in the smoothed float graph."""
+    moments: dict[str, _Moments] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "smoothed.onnx"
+        smoothed.graph.save(file)
+        for name, rows in _activations(file, list(smoothed.ranges), batches):
+            known = moments.get(name, _Moments(np.zeros((rows.shape[1],) * 2), 0))
+            total = known.total + (rows.T @ rows)
+            moments[name] = _Moments(total, known.tokens + len(rows))
+    return moments
+
+
+def _quantise(smoothed: Smoothed, moments: Mapping[str, _Moments]) -> None:
+    for group in smoothed.graph.linear_groups():
+        observed = smoothed.ranges[group.activation]
+        add_quantisation(smoothed.graph, group, observed, moments=moments.get(group.activation))
 
 
 def observe(
     fp32_file: Path, activations: Sequence[str], *, batches: Sequence[TokenBatch]
 ) -> dict[str, ChannelRange]:
     """Run `batches` through the FP32 graph and return each activation's range per channel."""
-    model = onnx.load(str(fp32_file))
-    del model.graph.output[:]
-    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in activations)
-    session = _session(model.SerializeToString())
     ranges: dict[str, ChannelRange] = {}
-    for batch in _small(batches):
-        for name, values in zip(activations, _run(session, batch), strict=True):
-            rows = _real_rows(values, batch[1])
-            seen = ChannelRange(rows.min(axis=0), rows.max(axis=0))
-            known = ranges.get(name, seen)
-            ranges[name] = ChannelRange(
-                np.minimum(known.low, seen.low), np.maximum(known.high, seen.high)
-            )
+    for name, rows in _activations(fp32_file, activations, batches):
+        seen = ChannelRange(rows.min(axis=0), rows.max(axis=0))
+        known = ranges.get(name, seen)
+        ranges[name] = ChannelRange(
+            np.minimum(known.low, seen.low), np.maximum(known.high, seen.high)
+        )
     return ranges
+
+
+def _activations(
+    file: Path, names: Sequence[str], batches: Sequence[TokenBatch]
+) -> Iterator[tuple[str, Floats]]:
+    """Run batches and give each named tensor of each, float32 [real tokens, channels]."""
+    model = onnx.load(str(file))
+    del model.graph.output[:]
+    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    session = _session(model.SerializeToString())
+    for batch in _small(batches):
+        for name, values in zip(names, _run(session, batch), strict=True):
+            yield name, _real_rows(values, batch[1])
 
 
 def _session(model: bytes | str) -> ort.InferenceSession:
@@ -149,8 +223,13 @@ def _same_vectors(fp32_file: Path, graph: Graph, batch: TokenBatch) -> bool:
     return bool(np.abs(expected - found).max() <= MAX_SMOOTHING_ERROR)
 
 
-def add_quantisation(graph: Graph, group: LinearGroup, smoothed: ChannelRange) -> None:
-    """Round the group's activation to UINT8 and its weights to INT8, as QDQ pairs."""
+def add_quantisation(
+    graph: Graph, group: LinearGroup, smoothed: ChannelRange, *, moments: _Moments | None = None
+) -> None:
+    """Round the group's activation to UINT8 and its weights to INT8, as QDQ pairs.
+
+    With `moments` of its activation, weights are rounded by GPTQ, else to the nearest.
+    """
     low = min(float(smoothed.low.min()), 0.0)
     high = max(float(smoothed.high.max()), 0.0)
     scale = max((high - low) / 255, SCALE_FLOOR)
@@ -166,8 +245,11 @@ def add_quantisation(graph: Graph, group: LinearGroup, smoothed: ChannelRange) -
         helper.make_node("QuantizeLinear", [source, *parameters], [quantised]),
         helper.make_node("DequantizeLinear", [quantised, *parameters], [back]),
     )
+    hessian = (
+        None if moments is None else gptq.damped(moments.total, tokens=moments.tokens, step=scale)
+    )
     for node in group.nodes:
-        _quantise_weight(graph, node)
+        _quantise_weight(graph, node, hessian)
         _part_from_relu(graph, node)
         node.input[0] = back
 
@@ -185,12 +267,16 @@ def _part_from_relu(graph: Graph, linear: onnx.NodeProto) -> None:
             node.input.append(zero)
 
 
-def _quantise_weight(graph: Graph, node: onnx.NodeProto) -> None:
+def _quantise_weight(graph: Graph, node: onnx.NodeProto, hessian: gptq.Moments | None) -> None:
     weight = graph.weight(node)
     scale = np.maximum(np.abs(weight).max(axis=0) / 127, SCALE_FLOOR / 127).astype(np.float32)
+    if hessian is None:
+        values = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
+    else:
+        values = gptq.round_weight(weight, scale, hessian)
     quantised = f"{node.output[0]}_int8"
     parameters = [
-        graph.add_weight(quantised, np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)),
+        graph.add_weight(quantised, values),
         graph.add_weight(f"{quantised}_scale", scale),
         graph.add_weight(f"{quantised}_zero", np.zeros(len(scale), np.int8)),
     ]

@@ -179,6 +179,18 @@ class Variant(_Strict):
     precision: str
     checkpoint: Checkpoint
     tokenizer: Tokenizer
+    kept_fp32: tuple[str, ...] = ()  # modules of an FP16 model that run in FP32, by dotted name
+    autocast: bool = False  # FP32 weights, products in `precision`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered(_Strict):
+    """What quantisation-aware recovery did: fidelity (p1) without it and with it."""
+
+    p1_before: float
+    p1_after: float
+    minutes: float
+    texts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +207,7 @@ class Manifest(Variant):
     built_at: str  # ISO 8601, UTC
     commit: str  # of the sources that built and measured it
     command: str
+    recovered: Recovered | None = None
 
     @property
     def size_bytes(self) -> int:

@@ -18,6 +18,7 @@ ENGINES_WITH_RUNTIMES = {
     "openvino_engine",
     "torch_engine",
     "torch_int8_engine",
+    "mixed_precision",
     "pooling",
 }
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel
 
 from serve_app.engines.base import Device, TokenIds, Vectors, pad
+from serve_app.engines.mixed_precision import autocasting, halve
 from serve_app.engines.pooling import SentenceEmbedder, make_head
 from serve_app.errors import ArtifactError
 from serve_app.manifest import Checkpoint, Pooling, Variant
@@ -56,8 +57,15 @@ def open_engine(folder: Path, variant: Variant, threads: int, device: Device) ->
     """Load the weights; see `serve_app.engines.base.open_engine`."""
     if device == "cpu":
         torch.set_num_threads(threads)
+    is_mixed = variant.autocast or variant.kept_fp32
+    dtype = torch.float32 if is_mixed else DTYPES[variant.precision]
+    model: torch.nn.Module = load_transformer(folder, dtype=dtype)
+    if variant.kept_fp32:
+        halve(model, kept_fp32=variant.kept_fp32)
+    if variant.autocast:
+        model = autocasting(model, DTYPES[variant.precision])
     return TorchEngine(
-        load_transformer(folder, dtype=DTYPES[variant.precision]),
+        model,
         pooling=variant.checkpoint.pooling,
         pad_id=variant.tokenizer.pad_id,
         device=device,

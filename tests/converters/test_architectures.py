@@ -161,13 +161,15 @@ def onnx_embed(file: Path) -> Callable[[Sequence[TokenIds]], Vectors]:
 
 def half_engine(built: Built, folder: Path) -> Engine:
     """The engine of the torch-fp16 artifact, written to `folder`."""
-    to_fp16.write_half(built.checkpoint, folder)
+    batches = [pad(random_texts([12] * 4), PAD_ID)]
+    kept = to_fp16.write_half(built.checkpoint, folder, batches=batches)
     variant = Variant(
         variant="torch-fp16",
         runtime="torch",
         precision="fp16",
         checkpoint=built.checkpoint.facts,
         tokenizer=built.checkpoint.tokenizer,
+        kept_fp32=kept,
     )
     return open_torch_engine(folder, variant, 1, "cpu")
 

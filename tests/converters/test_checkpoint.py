@@ -357,7 +357,7 @@ def test_trusted_code_runs_in_the_build_and_never_in_the_server(
     opened = open_checkpoint(str(folder), trust_remote_code=True)
     assert opened.facts.dims == WIDTH
     with pytest.raises(ConversionError, match="own code in the server; build the variants whose"):
-        write_half(opened, tmp_path)
+        write_half(opened, tmp_path, batches=[])
 
 
 def test_a_known_model_type_never_runs_code(folder: Path) -> None:

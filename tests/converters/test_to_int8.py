@@ -103,6 +103,7 @@ def test_every_linear_is_integer(fp32_file: Path, tmp_path: Path) -> None:
         calibrated_tensors=LAYERS * GROUPS_PER_LAYER,
         scales_inserted=LAYERS * (GROUPS_PER_LAYER - 1),
         scales_folded=LAYERS,
+        gptq=report.gptq,
     )
 
 
