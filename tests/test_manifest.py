@@ -67,7 +67,7 @@ def test_a_missing_key_is_refused_by_name(artifact: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("runtime", "tensorrt"), ("batch_invariant", "maybe"), ("files", [])]
+    ("key", "value"), [("runtime", "abacus"), ("batch_invariant", "maybe"), ("files", [])]
 )
 def test_a_wrong_value_is_refused_by_its_key(artifact: Path, key: str, value: object) -> None:
     """A runtime that nobody knows, or a value of another type, is named with its key."""
