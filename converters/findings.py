@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from converters.build import Texts
 from converters.checkpoint import Checkpoint
 from converters.claims import TORCH, TORCH_GPU, Claim, claims, weight_bytes
 from converters.fidelity import embed_sorted, reference_engine
@@ -14,7 +15,7 @@ from converters.latency import measured_grids
 from converters.provenance import Provenance, provenance
 from converters.retrieval import Split, cross_table
 from converters.tasks import against_fp32
-from converters.workplace import Step, Texts
+from converters.workplace import Step
 from serve_app.engines.base import MODEL_FILES, Device, Engine, open_engine
 from serve_app.errors import ArtifactError, ConversionError
 from serve_app.manifest import MANIFEST_NAME, GridCell, Manifest, TaskScore, read_manifest

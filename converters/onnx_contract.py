@@ -64,6 +64,11 @@ def adopt(model: onnx.ModelProto, out_file: Path, *, facts: Checkpoint) -> None:
     """
     _rename_inputs(model)
     output = _find_output(model, facts)
+    if output.is_per_token and facts.head:
+        raise ConversionError(
+            f"the graph ends before the checkpoint's {' and '.join(facts.head)}; "
+            "export it with them, or build from the checkpoint"
+        )
     _append(model, output, pooling=facts.pooling, scratch=out_file.parent)
     _save(model, out_file)
 

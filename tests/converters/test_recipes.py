@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from converters import recipes
-from converters.recipes import DEFAULT_VARIANTS, RECIPES, choose, gate
+from converters.gates import GATES
+from converters.recipes import DEFAULT_VARIANTS, RECIPES, choose
 from serve_app.errors import ConversionError
-from serve_app.manifest import Fidelity
 
 Lack = Callable[..., None]
 
@@ -29,10 +29,6 @@ def lack(monkeypatch: pytest.MonkeyPatch) -> Lack:
         monkeypatch.setattr(recipes, "RECIPES", changed)
 
     return make
-
-
-def fidelity(p1: float) -> Fidelity:
-    return Fidelity(mean=p1, p1=p1, min=p1, batch_drift=0.0, probe_texts=1)
 
 
 def test_no_names_mean_all_that_can_be_built(lack: Lack) -> None:
@@ -68,10 +64,8 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_precision_has_a_gate(name: str) -> None:
-    """Perfect vectors pass each variant's gate, and noise misses it with a reason."""
-    precision = RECIPES[name].precision
-    assert gate(precision, fidelity(1.0)) is None
-    assert f"misses the {precision} gate" in (gate(precision, fidelity(0.9)) or "")
+    """What a recipe's precision starts with has its row in the table of gates."""
+    assert RECIPES[name].precision.partition("-")[0] in GATES
 
 
 def test_variants_are_named_after_their_runtime() -> None:
