@@ -89,7 +89,7 @@ def recover(
     model, pooling = checkpoint.load_model(), checkpoint.facts.pooling
     distilled = distil(model, learn or batches, pooling=pooling, minutes=minutes)
     recovered_fp32, recovered = plain / "recovered_fp32.onnx", plain / "recovered.onnx"
-    export(model, recovered_fp32, pooling=pooling)
+    export(model, recovered_fp32, pooling=pooling, head=checkpoint.load_head())
     quantize_static(recovered_fp32, recovered, batches=batches, reference_file=fp32_file)
     if distance(fp32_file, recovered, judge) < distance(fp32_file, int8_file, judge):
         recovered.replace(int8_file)
@@ -170,12 +170,12 @@ def _train(
         losses.append(loss.item())
     if not np.isfinite(losses).all():
         raise ConversionError("recovery diverged: build without --recover")
-    tenth = max(1, len(losses) // 10)
+    once = max(1, min(len(parts), len(losses) // 2))  # one pass over the texts, if there were two
     return Distilled(
         steps=len(losses),
         texts=sum(len(ids) for ids, _ in parts),
-        first_loss=float(np.mean(losses[:tenth])),
-        last_loss=float(np.mean(losses[-tenth:])),
+        first_loss=float(np.mean(losses[:once])),
+        last_loss=float(np.mean(losses[-once:])),
     )
 
 

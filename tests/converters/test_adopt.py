@@ -19,7 +19,7 @@ from converters.adopt import adoption, precision_of, read_onnx  # noqa: E402
 from converters.onnx_contract import adopt  # noqa: E402
 from converters.to_onnx_fp16 import to_fp16  # noqa: E402
 from serve_app.errors import ConversionError  # noqa: E402
-from serve_app.manifest import Checkpoint, Pooling  # noqa: E402
+from serve_app.manifest import Checkpoint, Pooling, Prompts  # noqa: E402
 
 pytestmark = pytest.mark.model
 
@@ -57,7 +57,16 @@ RAW = Raw().eval()
 
 
 def facts(*, pooling: Pooling = "mean", dims: int = HIDDEN) -> Checkpoint:
-    return Checkpoint(name="tiny", digest="0" * 64, dims=dims, max_tokens=32, pooling=pooling)
+    return Checkpoint(
+        name="tiny",
+        digest="0" * 64,
+        dims=dims,
+        max_tokens=32,
+        pooling=pooling,
+        head=(),
+        prompts=Prompts(query="", document="", default=""),
+        matryoshka_dims=(),
+    )
 
 
 @pytest.fixture

@@ -119,9 +119,9 @@ def test_damaged_weights_are_one_line(start: Start, tiny_checkpoint: Path, tmp_p
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2, output
     last = output.splitlines()[-1]
-    assert last.startswith(f"error: {broken}: its weights are damaged")
+    assert last.startswith(f"error: {weights}: corrupt or cut short")
     assert "Traceback" not in output
-    assert [path.name for path in (tmp_path / "artifacts").iterdir()] == [place.LOCK_NAME]
+    assert not (tmp_path / "artifacts").exists()
 
 
 def step(_: str) -> nullcontext[None]:

@@ -56,7 +56,7 @@ def test_plain_half_fails_where_the_scan_passes(
     """A layer that overflows FP16 makes plain `half()` miss the gate; kept in FP32, it passes."""
     checkpoint, ids, source = read(make_checkpoint(loud_intermediate), tiny_texts)
     plain = TorchEngine(checkpoint.load_model().half(), pooling="mean", pad_id=0, device="cpu")
-    assert gate("fp16", measured(checkpoint, plain, ids)) == "some vectors are not finite"
+    assert "some vectors are not finite" in str(gate("fp16", measured(checkpoint, plain, ids)))
 
     kept = write_half(checkpoint, tmp_path, batches=source.batches(ids))
     assert kept == ("encoder.layer.0",)

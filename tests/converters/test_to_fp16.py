@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 
 from converters import fidelity  # noqa: E402 - they need what is skipped for above
 from converters.checkpoint import Checkpoint, read_checkpoint  # noqa: E402
-from converters.to_fp16 import write_mixed  # noqa: E402
+from converters.to_torch import write_weights  # noqa: E402
 from serve_app.engines.base import open_engine  # noqa: E402
 from serve_app.engines.mixed_precision import halve  # noqa: E402
 from serve_app.errors import ArtifactError  # noqa: E402
@@ -28,7 +28,7 @@ Mixed = tuple[Path, Variant, Checkpoint]
 def mixed(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed:
     folder = tmp_path_factory.mktemp("mixed")
     checkpoint = read_checkpoint(tiny_checkpoint, name="tiny")
-    write_mixed(checkpoint, folder)
+    write_weights(checkpoint, folder, dtype=torch.float32)
     variant = Variant(
         variant="torch-fp16-mixed",
         runtime="torch",

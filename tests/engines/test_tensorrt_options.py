@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.manifest import Checkpoint, Tokenizer, Variant, describe_files
+from serve_app.manifest import Checkpoint, Prompts, Tokenizer, Variant, describe_files
 
 onnx_engine = pytest.importorskip(
     "serve_app.engines.onnx_engine", reason="onnxruntime is not installed"
@@ -16,7 +16,16 @@ VARIANT = Variant(
     variant="onnx-tensorrt",
     runtime="tensorrt",
     precision="fp16",
-    checkpoint=Checkpoint(name="tiny", digest="0" * 64, dims=8, max_tokens=32, pooling="mean"),
+    checkpoint=Checkpoint(
+        name="tiny",
+        digest="0" * 64,
+        dims=8,
+        max_tokens=32,
+        pooling="mean",
+        head=(),
+        prompts=Prompts(query="", document="", default=""),
+        matryoshka_dims=(),
+    ),
     tokenizer=Tokenizer(digest="0" * 64, pad_id=0, vocab_size=9),
 )
 
