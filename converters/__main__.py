@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from converters.workplace import EXIT_INTERRUPTED, INTERRUPTED
 from serve_app.errors import ConversionError, SetupError
 from serve_app.manifest import MANIFEST_NAME, Manifest, verify
 from serve_app.registry import load_ladder
@@ -107,9 +108,9 @@ def main() -> None:
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the artifacts that were there are unchanged", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt:  # before or after the work itself, see `workplace`
+        print(INTERRUPTED, file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _build(args: argparse.Namespace) -> None:

@@ -9,7 +9,10 @@ rename, after the old one was moved aside; a build that died between the two is 
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -23,6 +26,8 @@ Step = Callable[[str], AbstractContextManager[None]]
 LOCK_NAME = ".lock"
 SCRATCH_PREFIX = ".building-"
 REPLACED = ".replaced"
+EXIT_INTERRUPTED = 130  # as shells count: 128 and the signal's number
+INTERRUPTED = "interrupted; the artifacts that were there are unchanged"
 DISK_FULL = "No space left on device"  # libraries wrap the system's error, and keep its words
 
 
@@ -39,7 +44,8 @@ def workplace(out: Path, step: Step) -> Iterator[Path]:
             _clear(out)
             scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=out))
             try:
-                yield scratch
+                with _clean_exit_on_ctrl_c(out):
+                    yield scratch
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
@@ -59,6 +65,22 @@ def _locked(out: Path, step: Step) -> Iterator[None]:
             with step(f"waiting for another build into {out}"):
                 fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _clean_exit_on_ctrl_c(out: Path) -> Iterator[None]:
+    """Clear up and leave at once: an exception raised inside PyTorch's tracer crashes the process."""
+
+    def leave(*_: object) -> None:
+        _clear(out)
+        print(f"\n{INTERRUPTED}", file=sys.stderr, flush=True)
+        os._exit(EXIT_INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def put(folder: Path, place: Path) -> None:
