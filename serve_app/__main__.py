@@ -6,18 +6,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
-import os
 import shlex
-import signal
 import socket
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 from serve_app.environment import apply_local_environment, cluster_environment, find_haproxy
 from serve_app.errors import SettingsError, SetupError
@@ -25,7 +16,6 @@ from serve_app.registry import load_ladder
 from serve_app.settings import Settings, parse_settings
 
 LOOPBACK = "127.0.0.1"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ANY_GPUS = 1.0  # before Ray starts nobody knows; the app builder asks the cluster
 
 
@@ -65,7 +55,16 @@ def main() -> None:
         if haproxy is None:
             say("warning: no HAProxy here; Serve's own proxy is several times slower")
         apply_local_environment(haproxy=haproxy, localhost_only=args.host == LOOPBACK)
-        run(args, given)
+        from serve_app.app import run_locally  # reads the environment that is set only now
+
+        run_locally(
+            given,
+            host=args.host,
+            port=args.port,
+            num_cpus=args.num_cpus,
+            dashboard=args.dashboard,
+            say=say,
+        )
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -86,67 +85,6 @@ def require_free_port(host: str, port: int) -> None:
             raise SettingsError(
                 f"cannot listen on {host}:{port} ({error}); stop what runs there, or pass --port"
             ) from error
-
-
-def run(args: argparse.Namespace, given: dict[str, Any]) -> None:
-    """Start a local cluster and the application, announce it, wait, stop it all."""
-    started_s = time.monotonic()
-    import ray
-    from ray import serve
-
-    from serve_app.app import LOGGING, build_app
-
-    say("starting Ray")
-    try:
-        ray.init(
-            address="local",  # never a cluster that happens to run here
-            num_cpus=args.num_cpus,
-            include_dashboard=args.dashboard,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-        for number in SIGNALS:  # Ray has its own for SIGTERM; shells make their jobs ignore SIGINT
-            signal.signal(number, signal.default_int_handler)
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(http_options={"host": args.host, "port": args.port}, logging_config=LOGGING)
-        say("deploying the ladder")
-        serve.run(build_app(given), name="embeddings", logging_config=LOGGING)
-        url = f"http://{args.host}:{args.port}"
-        say(f"ready in {time.monotonic() - started_s:.0f} s on {url} (Ctrl-C stops)")
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        say("stopping")
-    except RuntimeError as error:
-        raise SetupError(f"Serve could not deploy: {str(error).strip().splitlines()[0]}") from error
-    finally:
-        _stop(serve.shutdown, ray.shutdown)
-
-
-def _stop(*steps: Callable[[], None]) -> None:
-    """End Serve, then Ray."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
-    with _silence():
-        for step in steps:
-            with contextlib.suppress(Exception):
-                step()
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """What Ray prints about actors that end as told, on either stream, is of no use to anyone."""
-    streams = [sys.stdout.fileno(), sys.stderr.fileno()]
-    kept = [os.dup(stream) for stream in streams]
-    with Path(os.devnull).open("w") as nowhere:
-        for stream in streams:
-            os.dup2(nowhere.fileno(), stream)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        for stream, before in zip(streams, kept, strict=True):
-            os.dup2(before, stream)
-            os.close(before)
 
 
 def say(text: str) -> None:

