@@ -19,7 +19,7 @@ from converters.workplace import Step
 from serve_app.engines.base import MODEL_FILES, Device, Engine, open_engine
 from serve_app.errors import ArtifactError, ConversionError
 from serve_app.manifest import MANIFEST_NAME, GridCell, Manifest, TaskScore, read_manifest
-from serve_app.registry import GPU_PRECISIONS, Ladder, load_ladder
+from serve_app.registry import GPU_PRECISIONS, Ladder, beats, load_ladder
 
 YARDSTICKS: dict[Device, str] = {"cpu": TORCH, "cuda": TORCH_GPU}
 
@@ -43,12 +43,9 @@ class Findings:
         return tuple(m for m in self.manifests if m.variant not in self.off)
 
     def beaten_by(self, manifest: Manifest) -> str | None:
-        """The variant on the ladder that has at least the fidelity at no more cost, if one has."""
-        for rung in self.ladder:
-            closer = rung.fidelity.p1 >= manifest.fidelity.p1
-            if rung != manifest and closer and rung.profile.cost_ms <= manifest.profile.cost_ms:
-                return rung.variant
-        return None
+        """The variant on the ladder that has the fidelity at no more cost, if one has."""
+        rungs = (rung for rung in self.ladder if rung != manifest)
+        return next((rung.variant for rung in rungs if beats(rung, manifest)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

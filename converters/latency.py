@@ -31,11 +31,11 @@ from serve_app.errors import ConversionError
 from serve_app.manifest import Checkpoint, GridCell, Profile, Tokenizer, Variant
 
 ROUNDS = 7
-LENGTHS_BY_COUNT = {
-    1: (8, 16, 32, 64, 128, 256),
-    4: (16, 64, 128, 256),
-    16: (16, 64),
-    32: (16,),
+LENGTHS_BY_COUNT = {  # most as texts have them: some engines are fastest at multiples of 16
+    1: (8, 12, 24, 40, 72, 136, 256),
+    4: (12, 72, 136, 256),
+    16: (12, 40, 72),
+    32: (12,),
 }
 CELLS = tuple((count, n) for count, lengths in LENGTHS_BY_COUNT.items() for n in lengths)
 LARGEST_BATCH_TOKENS = 1024

@@ -211,7 +211,7 @@ RECIPES = {
     ),
 }
 # Worth a newcomer's first minutes: what has made the ladder somewhere. `all` builds the others too.
-DEFAULT_VARIANTS = ("onnx-fp32", "openvino-bf16", "onnx-int8", "torch-fp16")
+DEFAULT_VARIANTS = ("onnx-fp32", "openvino-bf16", "onnx-int8", "openvino-int8", "torch-fp16")
 
 
 def choose(

@@ -2,10 +2,9 @@
 
 It is saved as OpenVINO's IR, `model.xml` with `model.bin`, plain data both.
 
-Measured once on the default checkpoint (2 shared cores, AVX512-BF16): this repository's own QDQ graph
-in OpenVINO has p1 0.9959 and moved by 2e-16 among batch-mates; NNCF's has 0.9904, moved by 1e-4 to
-2e-4, and took 2 to 6 % less CPU time. Hence `openvino-int8` is the former, this `openvino-int8-nncf`.
-Of NNCF's settings only these were tried: keeping down-projections in float was not.
+It quantises attention's products too, which `to_int8.py` leaves in float: cheaper, and less faithful.
+Hence `openvino-int8` is the latter's graph, this `openvino-int8-nncf`. Of NNCF's settings only these
+were tried.
 """
 
 from __future__ import annotations

@@ -108,6 +108,27 @@ def test_a_variant_that_depends_on_batch_mates_stays_off(
     assert "2.0e-02" in _reasons(ladder)["fake-int4"]
 
 
+def test_losses_that_probe_texts_cannot_tell_apart_are_one(
+    artifacts: Path, write_artifact: MakeArtifact
+) -> None:
+    """A cheaper variant pushes one off whose fidelity is better by less than p1 is sure of."""
+    loss = 1 - read_manifest(artifacts / "fake-int8").fidelity.p1
+    write_artifact(artifacts / "fake-int8b", p1=1 - 1.05 * loss, cost_ms=0.01)
+    ladder = load_ladder(artifacts)
+    assert _names(ladder) == ["fake-fp32", "fake-bf16", "fake-int8b"]
+    assert _reasons(ladder)["fake-int8"].startswith("fake-int8b has fidelity")
+
+
+def test_only_a_rung_that_stays_pushes_another_off(
+    artifacts: Path, write_artifact: MakeArtifact
+) -> None:
+    """Small differences do not add up: of three near ones the best stays with the cheapest."""
+    loss = 1 - read_manifest(artifacts / "fake-int8").fidelity.p1
+    write_artifact(artifacts / "fake-int8b", p1=1 - 1.08 * loss, cost_ms=0.02)
+    write_artifact(artifacts / "fake-int8c", p1=1 - 1.16 * loss, cost_ms=0.01)
+    assert _names(load_ladder(artifacts))[2:] == ["fake-int8", "fake-int8c"]
+
+
 def test_a_variant_that_its_builder_took_off_stays_off(artifacts: Path) -> None:
     """The builder's reason is handed on word for word."""
     _change(artifacts / "fake-int8", off_ladder="fails the recall gate")

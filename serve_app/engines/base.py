@@ -89,11 +89,11 @@ def open_engine(
 
 
 def pad(
-    texts: Sequence[TokenIds], pad_id: int
+    texts: Sequence[TokenIds], pad_id: int, *, width: int | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Token ids and attention mask, int64 [texts, longest], padded on the right."""
+    """Token ids and attention mask, int64 [texts, width or longest], padded on the right."""
     lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-    real = np.arange(lengths.max()) < lengths[:, None]
+    real = np.arange(width or lengths.max()) < lengths[:, None]
     ids = np.full(real.shape, pad_id, dtype=np.int64)
     ids[real] = np.concatenate(texts)
     return ids, real.astype(np.int64)

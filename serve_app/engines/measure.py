@@ -21,7 +21,8 @@ from serve_app.manifest import GridCell, Profile
 
 QUICK_BUDGET_S = 3.0
 QUICK_ROUNDS = 7
-QUICK_CELLS = ((1, 8), (1, 32), (1, 64), (1, 128), (1, 256), (8, 64), (16, 64))
+# Lengths as texts have them, not multiples of a register, which some engines are fastest at.
+QUICK_CELLS = ((1, 8), (1, 24), (1, 72), (1, 136), (1, 256), (8, 72), (16, 72))
 RUNS_OF_A_NEW_SHAPE = 3  # the first allocates and compiles: it is taken for two
 LEAST_CELLS = 2  # a line needs two points
 BATCH_TOKENS = (64, 128, 256, 512, 1024)
@@ -139,10 +140,11 @@ def _line(tokens: Times, medians_ms: Times) -> tuple[float, float]:
 
 def _best_batch(tokens: Times, medians_ms: Times) -> int:
     """The smallest batch size about as cheap per token as the cheapest one measured."""
+    nearest = np.rint(np.log2(tokens))
     cost = {
-        size: float((medians_ms[tokens == size] / size).mean())
+        size: float((medians_ms[cells] / tokens[cells]).mean())
         for size in BATCH_TOKENS
-        if (tokens == size).any()
+        if (cells := nearest == np.log2(size)).any()
     }
     if not cost:
         return int(tokens.max())
