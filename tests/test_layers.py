@@ -86,6 +86,7 @@ def test_the_policy_is_pure() -> None:
     [
         ("serve_app.engines.base", "policy registry replica dispatch router app settings"),
         ("serve_app.engines.tokenization", "policy registry replica dispatch router app settings"),
+        ("serve_app.engines.opening", "policy registry replica dispatch router app settings"),
         ("serve_app.registry", "policy replica dispatch router app settings"),
         ("serve_app.replica", "registry dispatch router app settings api"),
         ("serve_app.dispatch", "registry router app settings api"),

@@ -5,6 +5,7 @@ import base64
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import pytest
 
 from serve_app import dispatch
 from serve_app.dispatch import Transport
+from serve_app.engines.base import open_engine
 from serve_app.engines.fake_engine import FakeEngine
 from serve_app.errors import InternalError, ReplicaDied
-from serve_app.replica import Call, Reply
+from serve_app.manifest import read_manifest
+from serve_app.replica import Call, Replica, Reply
 
 MakeRouter = Callable[..., Any]
 
@@ -530,6 +533,20 @@ class TestWhatIsServed:
         (off,) = found["not_on_ladder"]
         assert off["variant"] == "fake-fp8"
         assert "fidelity" in off["reason"]
+
+    def test_variants_tells_the_profile_in_use(
+        self, make_router: MakeRouter, clear_cut_artifacts: Path
+    ) -> None:
+        """Of a replica that measured its own, that one, with its hardware."""
+        folder = clear_cut_artifacts / "fake-int8"
+        manifest = read_manifest(folder)
+        own = replace(manifest.profile, hardware="this machine", per_token_ms=3.0)
+        replica = Replica(open_engine(folder, manifest), manifest, name="r1", measured=own)
+        served = make_router(transports={"fake-int8": replica.embed})
+        variants = served.ask("GET", "/v1/variants").json()["variants"]
+        told = {v["variant"]: v["profile"] for v in variants}
+        assert told["fake-int8"] == json.loads(json.dumps(asdict(own))) | {"cost_ms": 3.0}
+        assert told["fake-bf16"]["hardware"] == "a test"
 
     def test_health_is_live_before_it_is_ready(self, make_router: MakeRouter) -> None:
         """Live at once; ready when every variant has answered; until then 503 and who is missing."""
