@@ -131,6 +131,8 @@ def build_app(args: dict[str, Any]) -> Application:
     ladder = load_ladder(
         settings.artifacts.resolve(), named=settings.variants, gpus=resources.get("GPU", 0)
     )
+    if ladder.caveat:
+        log.warning(ladder.caveat)
     cpus = plan(
         cluster_cpus=resources.get("CPU", 1),
         variants=len(ladder.rungs),
