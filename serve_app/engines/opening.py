@@ -2,15 +2,17 @@
 
 A profile says what a batch takes on one kind of hardware. On any other, or with other threads, the
 forecasts made from it would be wrong by the ratio of the two machines, so the engine is measured
-before its first request. Replicas that start side by side measure side by side: on a machine with
-fewer cores than replicas the times are those of a busy machine, and the forecasts err to the slow side.
+before its first request. Replicas that start together take turns: three that measured side by side on
+two cores found themselves three times as slow as they are, and INT8 dearer than BF16.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,7 +39,7 @@ def open_profiled(
     device: Device,
     now_s: Callable[[], float] = time.perf_counter,
 ) -> Opened:
-    """Open an engine; measure it, for at most `QUICK_BUDGET_S`, where no profile fits.
+    """Open an engine; where no profile fits, measure it, for `QUICK_BUDGET_S` from its turn.
 
     Args:
         folder: the artifact, already verified.
@@ -60,8 +62,11 @@ def open_profiled(
     )
     if setup.fits(manifest.profile):
         return Opened(engine, None)
-    started_s = now_s()
-    profile = quick_profile(engine, setup, max_tokens=manifest.checkpoint.max_tokens, now_s=now_s)
+    with _turn(device):
+        started_s = now_s()
+        profile = quick_profile(
+            engine, setup, max_tokens=manifest.checkpoint.max_tokens, now_s=now_s
+        )
     log.warning(
         "%s: its profile is of %s, this replica runs on %s; measured its own in %.1f s",
         manifest.variant,
@@ -70,6 +75,21 @@ def open_profiled(
         now_s() - started_s,
     )
     return Opened(engine, replace(profile, resident_bytes=resident_bytes()))
+
+
+@contextmanager
+def _turn(device: Device) -> Iterator[None]:
+    """One replica of this machine at a time; a GPU does not wait for the cores.
+
+    The lock is on this file, which all have and none writes; the kernel frees that of a dead process.
+    """
+    if device == "cuda":
+        yield
+        return
+    with Path(__file__).open("rb") as lock:
+        with suppress(OSError):  # a file system without locks: better measured in company
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _told(profile: Profile) -> str:

@@ -1,5 +1,6 @@
 """Opening an engine: the manifest's profile where it fits, one of the replica's own elsewhere."""
 
+import fcntl
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,46 @@ def test_what_does_not_fit_is_measured_within_the_budget(
     assert found.load_ms == pytest.approx(500)
     assert found.resident_bytes > 0
     assert engine.now_s() - 0.5 <= QUICK_BUDGET_S
+
+
+def test_replicas_of_one_machine_take_turns(engine: Clocked, manifest: Manifest) -> None:
+    """While one is measured, the lock that the next one waits for is taken; then it is free."""
+    foreign = _measured(manifest, hardware="another machine")
+    taken: list[bool] = []
+    inner = engine.embed
+
+    def embed(texts: Any) -> Any:
+        taken.append(not _is_free())
+        return inner(texts)
+
+    engine.embed = embed  # type: ignore[method-assign]
+    open_profiled(FOLDER, foreign, threads=1, device="cpu", now_s=engine.now_s)
+    assert taken
+    assert all(taken)
+    assert _is_free()
+
+
+def _is_free() -> bool:
+    with Path(opening.__file__).open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def test_where_nothing_can_be_locked_it_is_measured_all_the_same(
+    engine: Clocked, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system without locks is no reason not to serve."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    foreign = _measured(manifest, hardware="another machine")
+    opened = open_profiled(FOLDER, foreign, threads=1, device="cpu", now_s=engine.now_s)
+    assert opened.measured is not None
 
 
 def test_a_new_profile_is_told_in_one_line(
