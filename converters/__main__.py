@@ -1,4 +1,4 @@
-"""`python -m converters build | import | verify | list | report`."""
+"""`python -m converters build | import | measure | verify | list | report`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
         "--variants", help="comma-separated names, or all (default: those worth a first look)"
     )
     build.add_argument(
-        "--missing", action="store_true", help="build only what the folder lacks; nothing if none"
+        "--missing",
+        action="store_true",
+        help="build only what the folder lacks, measure again what was measured elsewhere",
     )
     build.add_argument(
         "--mixed", action="store_true", help="build torch-fp16-mixed too: FP32 weights, autocast"
@@ -71,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--threads", type=int, default=1, help="threads of a replica (default: %(default)s)"
         )
+    measure = commands.add_parser(
+        "measure", help="measure the times of what is built again, on this machine"
+    )
     check = commands.add_parser("verify", help="check every artifact against its manifest")
     show = commands.add_parser("list", help="print the table of built variants")
     report = commands.add_parser("report", help="write a page with figures about what was built")
@@ -88,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         default=DEFAULT_CHECKPOINT,
         help="what was built from (default: %(default)s)",
     )
-    for command in (build, adopt, check, show, report):
+    for command in (build, adopt, measure, check, show, report):
         command.add_argument("--out", type=Path, default=Path("artifacts"), help="artifacts folder")
     return top
 
@@ -100,6 +105,7 @@ def main() -> None:
         commands = {
             "build": _build,
             "import": _import,
+            "measure": _measure,
             "verify": _verify,
             "list": _list,
             "report": _report,
@@ -116,6 +122,7 @@ def main() -> None:
 def _build(args: argparse.Namespace) -> None:
     from converters.progress import Progress
     from converters.recipes import DEFAULT_VARIANTS, MIXED, RECIPES, choose
+    from converters.remeasure import remeasure_foreign
 
     progress = Progress()
     if args.variants is None:
@@ -127,12 +134,32 @@ def _build(args: argparse.Namespace) -> None:
     if args.recover and args.recover_minutes <= 0:
         raise ConversionError(f"--recover-minutes must be above 0, got {args.recover_minutes}")
     if args.missing:
+        measured = remeasure_foreign(
+            args.out,
+            prepare=lambda: _load_libraries(progress),
+            step=progress.step,
+            say=progress.line,
+        )
         variants = [v for v in variants if not (args.out / v / MANIFEST_NAME).exists()]
         if not variants:
+            if measured:
+                _list(args)
             return
     for variant, reason in skipped.items():
         progress.line(f"{variant}: skipped, {reason}")
     _convert(args, {variant: RECIPES[variant] for variant in variants}, progress)
+
+
+def _measure(args: argparse.Namespace) -> None:
+    from converters.progress import Progress
+    from converters.remeasure import artifacts, remeasure
+
+    _manifests(args.out)  # before much is loaded: a broken artifact is one line
+    progress = Progress()
+    if artifacts(args.out):
+        _load_libraries(progress)
+        remeasure(args.out, artifacts, step=progress.step, say=progress.line)
+    _list(args)
 
 
 def _import(args: argparse.Namespace) -> None:
@@ -143,14 +170,7 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace, recipes: Mapping[str, Recipe], progress: Progress) -> None:
-    # Before transformers loads: progress bars of libraries would tear ours.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    with progress.step("load PyTorch and transformers"):
-        import torch
-        import transformers
-    torch.set_num_threads(1)  # two threads on two busy cores wait for each other: 9 times slower
-    transformers.utils.logging.disable_progress_bar()
-
+    _load_libraries(progress)
     from converters.build import Options, build
     from converters.checkpoint import open_checkpoint
 
@@ -171,6 +191,16 @@ def _convert(args: argparse.Namespace, recipes: Mapping[str, Recipe], progress: 
         step=progress.step,
     )
     _list(args)
+
+
+def _load_libraries(progress: Progress) -> None:
+    # Before transformers loads: progress bars of libraries would tear ours.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    with progress.step("load PyTorch and transformers"):
+        import torch
+        import transformers
+    torch.set_num_threads(1)  # two threads on two busy cores wait for each other: 9 times slower
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _texts(checkpoint: Checkpoint, args: argparse.Namespace) -> Texts:
@@ -194,15 +224,10 @@ def _texts(checkpoint: Checkpoint, args: argparse.Namespace) -> Texts:
 
 
 def _report(args: argparse.Namespace) -> None:
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from converters.progress import Progress
 
     progress = Progress()
-    with progress.step("load PyTorch and transformers"):
-        import torch
-        import transformers
-    torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
+    _load_libraries(progress)
 
     from converters.checkpoint import open_checkpoint
     from converters.findings import Built
@@ -224,6 +249,8 @@ def _list(args: argparse.Namespace) -> None:
 
     ladder = load_ladder(args.out)
     Console(width=TABLE_WIDTH).print(variants_table(_manifests(args.out), ladder))
+    if ladder.caveat:
+        print(f"warning: {ladder.caveat}", file=sys.stderr)
 
 
 def _manifests(out: Path) -> list[Manifest]:

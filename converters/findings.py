@@ -11,7 +11,7 @@ from converters.build import Texts
 from converters.checkpoint import Checkpoint
 from converters.claims import TORCH, TORCH_GPU, Claim, claims, weight_bytes
 from converters.fidelity import embed_sorted, reference_engine
-from converters.latency import measured_grids
+from converters.latency import gpu_count, measured_grids
 from converters.provenance import Provenance, provenance
 from converters.retrieval import Split, cross_table
 from converters.tasks import against_fp32
@@ -119,15 +119,6 @@ def _require_same(checkpoint: Checkpoint, manifest: Manifest) -> None:
             f"the artifacts are of another checkpoint ({manifest.checkpoint.name}): "
             "name theirs with --checkpoint"
         )
-
-
-def gpu_count() -> int:
-    """GPUs that PyTorch can use here; without PyTorch none can be asked for."""
-    try:
-        import torch
-    except ImportError:
-        return 0
-    return torch.cuda.device_count()
 
 
 def _open(folder: Path, manifest: Manifest, device: Device) -> Engine:

@@ -116,6 +116,15 @@ def setup(folder: Path, variant: Variant, *, threads: int, device: Device) -> Se
     )
 
 
+def gpu_count() -> int:
+    """GPUs that PyTorch can use here; without PyTorch none can be asked for."""
+    try:
+        import torch
+    except ImportError:
+        return 0
+    return torch.cuda.device_count()
+
+
 def _spec(variant: Variant) -> Variant:
     """The variant without what a manifest adds."""
     return Variant(
@@ -124,6 +133,8 @@ def _spec(variant: Variant) -> Variant:
         precision=variant.precision,
         checkpoint=variant.checkpoint,
         tokenizer=variant.tokenizer,
+        kept_fp32=variant.kept_fp32,
+        autocast=variant.autocast,
     )
 
 
@@ -137,6 +148,8 @@ def main() -> None:
         precision=spec["precision"],
         checkpoint=Checkpoint(**spec["checkpoint"]),
         tokenizer=Tokenizer(**spec["tokenizer"]),
+        kept_fp32=tuple(spec["kept_fp32"]),
+        autocast=spec["autocast"],
     )
     started_s = time.perf_counter()
     engine = open_engine(

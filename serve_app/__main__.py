@@ -49,8 +49,10 @@ def main() -> None:
     try:
         given = {n: v for n in Settings.model_fields if (v := getattr(args, n)) is not None}
         settings = parse_settings(given)
-        load_ladder(settings.artifacts, named=settings.variants, gpus=ANY_GPUS)
+        ladder = load_ladder(settings.artifacts, named=settings.variants, gpus=ANY_GPUS)
         require_free_port(args.host, args.port)
+        if ladder.caveat:
+            say(f"warning: {ladder.caveat}")
         haproxy = find_haproxy()
         if haproxy is None:
             say("warning: no HAProxy here; Serve's own proxy is several times slower")

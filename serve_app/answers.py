@@ -127,6 +127,7 @@ def route_response(
 def variant_object(rung: Rung, load: VariantLoad, *, ready: bool, now_s: float) -> dict[str, Any]:
     """One deployed variant for `/v1/variants`."""
     manifest = rung.manifest
+    profile = load.profile(manifest.profile, now_s=now_s)
     return {
         "variant": manifest.variant,
         "runtime": manifest.runtime,
@@ -139,7 +140,7 @@ def variant_object(rung: Rung, load: VariantLoad, *, ready: bool, now_s: float) 
         "batch_drift": manifest.fidelity.batch_drift,
         "batch_invariant": manifest.batch_invariant,
         "size_bytes": manifest.size_bytes,
-        "profile": asdict(manifest.profile) | {"cost_ms": manifest.profile.cost_ms},
+        "profile": asdict(profile) | {"cost_ms": profile.cost_ms},
         "replicas": load.at(now_s=now_s).replicas if ready else 0,
         "queued_tokens": sum(r.queued_tokens for r in load.replicas(now_s=now_s)),
         "inflight_tokens": load.inflight_tokens,

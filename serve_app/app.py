@@ -25,7 +25,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.asgi import AsgiApp, Receive, Scope, Send
-from serve_app.engines.base import open_engine
+from serve_app.engines.opening import open_profiled
 from serve_app.errors import InternalError, ReplicaDied, ServeAppError, SetupError
 from serve_app.manifest import verify
 from serve_app.placement import Plan, plan
@@ -57,9 +57,9 @@ class VariantDeployment:
 
     def __init__(self, rung: Rung, *, threads: int) -> None:
         manifest = verify(rung.folder)  # this node's files, not those of the node that planned
-        engine = open_engine(rung.folder, manifest, threads=threads, device=rung.device)
+        opened = open_profiled(rung.folder, manifest, threads=threads, device=rung.device)
         name = serve.get_replica_context().replica_id.unique_id
-        self._replica = Replica(engine, manifest, name=name)
+        self._replica = Replica(opened.engine, manifest, name=name, measured=opened.measured)
 
     async def embed(self, call: Call) -> Reply:
         return await self._replica.embed(call)
@@ -131,6 +131,8 @@ def build_app(args: dict[str, Any]) -> Application:
     ladder = load_ladder(
         settings.artifacts.resolve(), named=settings.variants, gpus=resources.get("GPU", 0)
     )
+    if ladder.caveat:
+        log.warning(ladder.caveat)
     cpus = plan(
         cluster_cpus=resources.get("CPU", 1),
         variants=len(ladder.rungs),

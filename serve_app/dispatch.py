@@ -24,7 +24,7 @@ from serve_app.errors import (
     ReplicaDied,
     ServeAppError,
 )
-from serve_app.manifest import Manifest
+from serve_app.manifest import Manifest, Profile
 from serve_app.policy.batching import take_tokens
 from serve_app.policy.load import VariantLoad
 from serve_app.replica import Call, Reply
@@ -81,9 +81,18 @@ class Lane:
         self.load = load
         self._transport = transport
         self._dims = manifest.checkpoint.dims
-        self._call_tokens = BATCHES_PER_CALL * manifest.profile.batch_tokens
+        self._promised = manifest.profile
         self._queue: deque[_Part] = deque()
         self._calls: set[asyncio.Task[None]] = set()
+
+    def profile(self, *, now_s: float) -> Profile:
+        """What the variant costs where it runs now; see `VariantLoad.profile`."""
+        return self.load.profile(self._promised, now_s=now_s)
+
+    @property
+    def _call_tokens(self) -> int:
+        """As many as the replicas' batches want, which is theirs to measure."""
+        return BATCHES_PER_CALL * self.profile(now_s=time.monotonic()).batch_tokens
 
     async def embed(self, texts: list[TokenIds], *, deadline_s: float | None) -> Embedded:
         """Embed a request's texts.
@@ -122,9 +131,9 @@ class Lane:
         """Cut a request into parts of at most one call each."""
         loop, now_s = asyncio.get_running_loop(), time.monotonic()
         lengths = list(map(len, texts))
-        parts, start = [], 0
+        parts, start, call_tokens = [], 0, self._call_tokens
         while start < len(texts):
-            count = take_tokens(lengths[start:], self._call_tokens)
+            count = take_tokens(lengths[start:], call_tokens)
             parts.append(
                 _Part(
                     texts=texts[start : start + count],

@@ -82,17 +82,18 @@ class Fleet:
         """The variants that are up, as a request of `tokens` tokens sees them now."""
         now_s = time.monotonic()
         return [
-            Candidate(
-                variant=name,
-                fidelity=self._fidelities[name],
-                cost=rung.manifest.profile.cost_ms,
-                forecast=forecast(
-                    rung.manifest.profile, self.lanes[name].load.at(now_s=now_s), tokens=tokens
-                ),
-            )
-            for name, rung in self.rungs.items()
-            if name in self.ready
+            self._candidate(name, tokens, now_s=now_s) for name in self.rungs if name in self.ready
         ]
+
+    def _candidate(self, name: str, tokens: int, *, now_s: float) -> Candidate:
+        lane = self.lanes[name]
+        profile = lane.profile(now_s=now_s)
+        return Candidate(
+            variant=name,
+            fidelity=self._fidelities[name],
+            cost=profile.cost_ms,
+            forecast=forecast(profile, lane.load.at(now_s=now_s), tokens=tokens),
+        )
 
     def _require_ready(self, hint: Hint) -> None:
         floor = self._floor(hint)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve_app.engines.base import Device
+from serve_app.engines.measure import hardware_name
 from serve_app.errors import ArtifactError, SettingsError
 from serve_app.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest, verify
 
@@ -38,6 +39,7 @@ class Ladder:
 
     rungs: tuple[Rung, ...]
     off: tuple[OffLadder, ...]
+    caveat: str | None = None  # why other variants may belong on it here, and what to do
 
     @property
     def tokenizer_file(self) -> Path:
@@ -66,7 +68,7 @@ def load_ladder(artifacts: Path, *, named: tuple[str, ...] = (), gpus: float = 0
     rungs.sort(key=lambda rung: (-rung.manifest.fidelity.p1, rung.manifest.profile.cost_ms))
     if named:
         return Ladder(rungs=tuple(rungs), off=())
-    return _measured_ladder(rungs)
+    return _measured_ladder(rungs, artifacts)
 
 
 def _artifact_folders(artifacts: Path) -> dict[str, Path]:
@@ -110,17 +112,17 @@ def _place(folder: Path, manifest: Manifest, *, gpus: float) -> Rung:
     tokenizer = manifest.files.get(TOKENIZER_NAME)
     if tokenizer is None or tokenizer.sha256 != manifest.tokenizer.digest:
         raise ArtifactError(f"{folder}: {TOKENIZER_NAME} is not the one {manifest.variant} names")
-    device: Device = "cuda" if _wants_gpu(manifest) and gpus else "cpu"
+    device: Device = "cuda" if wants_gpu(manifest) and gpus else "cpu"
     return Rung(folder=folder, manifest=manifest, device=device)
 
 
-def _wants_gpu(manifest: Manifest) -> bool:
+def wants_gpu(manifest: Manifest) -> bool:
     """ONNX Runtime's FP16 is storage only, so it may run on a CPU; what it costs there is measured."""
     on_torch = manifest.runtime == "torch" and manifest.precision in GPU_PRECISIONS
     return on_torch or manifest.runtime == "tensorrt"
 
 
-def _measured_ladder(rungs: list[Rung]) -> Ladder:
+def _measured_ladder(rungs: list[Rung], artifacts: Path) -> Ladder:
     """The Pareto front of fidelity and cost; a rung that another beats on both stays off."""
     deployable, off = [], []
     for rung in rungs:
@@ -140,7 +142,31 @@ def _measured_ladder(rungs: list[Rung]) -> Ladder:
     if not front:
         reasons = "; ".join(f"{o.variant}: {o.reason}" for o in off)
         raise ArtifactError(f"no variant can be deployed ({reasons}); name one with `variants`")
-    return Ladder(rungs=tuple(r for r in rungs if r in front), off=tuple(off))
+    return Ladder(
+        rungs=tuple(r for r in rungs if r in front),
+        off=tuple(off),
+        caveat=_caveat(deployable, artifacts),
+    )
+
+
+def _caveat(rungs: list[Rung], artifacts: Path) -> str | None:
+    """Costs from other hardware order a ladder for that hardware.
+
+    GPU profiles are not looked at: who plans for a cluster may have no GPU itself.
+    """
+    here = hardware_name("cpu")
+    elsewhere: dict[str, list[str]] = {}
+    for rung in rungs:
+        profile = rung.manifest.profile
+        if profile.device == "cpu" and profile.hardware != here:
+            elsewhere.setdefault(profile.hardware, []).append(rung.manifest.variant)
+    if not elsewhere:
+        return None
+    told = "; ".join(f"{', '.join(names)} on {name!r}" for name, names in elsewhere.items())
+    return (
+        f"profiles measured on other hardware ({told}; here is {here!r}): another ladder may be "
+        f"right here; measure again with `python -m converters measure --out {artifacts}`"
+    )
 
 
 def _unfit(rung: Rung) -> str | None:
@@ -149,7 +175,7 @@ def _unfit(rung: Rung) -> str | None:
         return manifest.off_ladder
     if not manifest.batch_invariant:
         return f"vectors move with their batch-mates (drift {manifest.fidelity.batch_drift:.1e})"
-    if _wants_gpu(manifest) and rung.device == "cpu":
+    if wants_gpu(manifest) and rung.device == "cpu":
         return "needs a GPU, and this cluster has none"
     return None
 

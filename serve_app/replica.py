@@ -17,7 +17,7 @@ import numpy as np
 
 from serve_app.engines.base import Engine, TokenIds, Vectors
 from serve_app.errors import ArtifactError
-from serve_app.manifest import Manifest
+from serve_app.manifest import Manifest, Profile
 from serve_app.policy.batching import next_batch
 from serve_app.policy.load import ReplicaState
 
@@ -97,8 +97,16 @@ class _Queue:
 class Replica:
     """Answers calls with vectors. Use from one event loop."""
 
-    def __init__(self, engine: Engine, manifest: Manifest, *, name: str) -> None:
+    def __init__(
+        self, engine: Engine, manifest: Manifest, *, name: str, measured: Profile | None = None
+    ) -> None:
         """Warm the engine up and hold it to its manifest.
+
+        Args:
+            engine: ready, not in use elsewhere.
+            manifest: what it promises.
+            name: tells this replica from others of its variant.
+            measured: its profile here, where the manifest's does not fit; each reply carries it.
 
         Raises:
             ArtifactError: the engine's vectors have other dims than promised, or no unit length.
@@ -106,15 +114,18 @@ class Replica:
         self._engine = engine
         self._name = name
         self._dims = manifest.checkpoint.dims
-        self._batch_tokens = manifest.profile.batch_tokens
+        self._measured = measured
+        self._batch_tokens = (measured or manifest.profile).batch_tokens
         self._queue = _Queue()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._running: asyncio.Task[None] | None = None
-        _warm_up(engine, manifest)
+        _warm_up(engine, manifest, batch_tokens=self._batch_tokens)
 
     @property
     def state(self) -> ReplicaState:
-        return ReplicaState(replica=self._name, queued_tokens=self._queue.tokens)
+        return ReplicaState(
+            replica=self._name, queued_tokens=self._queue.tokens, measured=self._measured
+        )
 
     async def embed(self, call: Call) -> Reply:
         """Run a call's texts, among those of other calls, and wait for the last of them."""
@@ -180,11 +191,11 @@ def _fail(batch: list[_Text], error: Exception) -> None:
             text.call.done.set_exception(error)
 
 
-def _warm_up(engine: Engine, manifest: Manifest) -> None:
+def _warm_up(engine: Engine, manifest: Manifest, *, batch_tokens: int) -> None:
     """First runs allocate and compile; no request should pay for them."""
     longest = manifest.checkpoint.max_tokens
     for length in [n for n in WARM_UP_LENGTHS if n <= longest] or [longest]:
-        count = max(1, manifest.profile.batch_tokens // length)
+        count = max(1, batch_tokens // length)
         ids = np.full(length, manifest.tokenizer.pad_id, dtype=np.int32)
         for texts in ([ids], [ids] * count):
             vectors = engine.embed(texts)

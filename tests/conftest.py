@@ -247,3 +247,9 @@ def make_router(clear_cut_artifacts: Path) -> Iterator[MakeRouter]:
             return Served(runner, router)
 
         yield make
+
+
+@pytest.fixture
+def served(make_router: MakeRouter) -> Served:
+    """A router that is ready, with an alias for its model."""
+    return make_router(aliases="alias")

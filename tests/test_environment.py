@@ -29,6 +29,12 @@ def test_a_cluster_without_haproxy_is_not_told_to_use_it() -> None:
     assert not any(name.startswith("RAY_SERVE_HAPROXY_RETR") for name in found)
 
 
+@pytest.mark.parametrize("haproxy", [True, False])
+def test_what_is_logged_is_written_at_once(*, haproxy: bool) -> None:
+    """A warning that waits for 999 others is lost with its process."""
+    assert cluster_environment(haproxy=haproxy)["RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE"] == "1"
+
+
 def test_a_cluster_with_haproxy_sends_requests_again_when_a_router_dies() -> None:
     """The retry needs the request's body in HAProxy's buffer."""
     found = cluster_environment(haproxy=True)

@@ -189,6 +189,21 @@ def test_the_reply_tells_the_replicas_state(replica: Replica, thread: HeldThread
     asyncio.run(scenario())
 
 
+def test_a_profile_of_its_own_travels_with_every_reply(
+    engine: FakeEngine, manifest: Manifest
+) -> None:
+    """Each router hears of it, whenever it started; its batches are the replica's."""
+    own = replace(manifest.profile, hardware="this machine", batch_tokens=16)
+    replica = Replica(engine, manifest, name="r1", measured=own)
+    engine.batch_sizes.clear()
+
+    async def scenario() -> list[Reply]:
+        return [await replica.embed(Call.of(_ids(8, 8, 8))) for _ in range(2)]
+
+    assert [reply.state.measured for reply in asyncio.run(scenario())] == [own, own]
+    assert engine.batch_sizes == [2, 1, 2, 1]
+
+
 def test_phase_times_split_the_calls_time(
     replica: Replica, thread: HeldThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:

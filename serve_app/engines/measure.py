@@ -27,6 +27,7 @@ RUNS_OF_A_NEW_SHAPE = 3  # the first allocates and compiles: it is taken for two
 LEAST_CELLS = 2  # a line needs two points
 BATCH_TOKENS = (64, 128, 256, 512, 1024)
 AS_GOOD_AS_BEST = 1.03
+UNKNOWN_GPU = "a GPU that PyTorch does not know"
 CPU_FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 Cell = tuple[int, int]  # texts, tokens each
@@ -169,9 +170,7 @@ def resident_bytes() -> int:
 def hardware_name(device: Device) -> str:
     """The processor, its cores and the instructions that decide which variant wins."""
     if device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name()
+        return _gpu_name()
     model, flags = platform.processor() or platform.machine(), ""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -184,3 +183,12 @@ def hardware_name(device: Device) -> str:
         present = set(facts.get("flags", "").split())
         flags = " ".join(flag for flag in CPU_FLAGS if flag in present)
     return f"{model}, {os.cpu_count()} cores, {flags or 'flags unknown'}"
+
+
+def _gpu_name() -> str:
+    """As PyTorch names it; a runtime may bring a GPU along where PyTorch has none."""
+    try:
+        import torch
+    except ImportError:
+        return UNKNOWN_GPU
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else UNKNOWN_GPU

@@ -22,7 +22,6 @@ from serve_app.engines.base import IR_FILE, MODEL_FILES, Device, TokenIds, Vecto
 from serve_app.errors import ArtifactError
 from serve_app.manifest import Variant
 
-
 LENGTH_STEP = 16  # tokens
 
 

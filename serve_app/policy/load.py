@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from serve_app.manifest import Profile
+
 REPLICA_FORGOTTEN_AFTER_S = 30.0
+TYPICAL_TOKENS = 64  # of a batch, where replicas of unequal speed are compared
 CORRECTION_WEIGHT = 0.1  # of the newest observation, in the exponentially weighted means
 
 
@@ -20,6 +23,7 @@ class ReplicaState:
 
     replica: str
     queued_tokens: int
+    measured: Profile | None = None  # its own, where the manifest's does not fit its hardware
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,7 @@ class VariantLoad:
         self.hop_ms: float | None = None  # learned from every call, the router's warm-up first
         self.forecast_error: float | None = None
         self._seen: dict[str, tuple[float, ReplicaState]] = {}
+        self._newest: ReplicaState | None = None
 
     @contextmanager
     def hold(self, tokens: int) -> Iterator[None]:
@@ -52,6 +57,7 @@ class VariantLoad:
     def saw(self, state: ReplicaState, *, hop_ms: float, now_s: float) -> None:
         """A reply from a replica arrived; the call took `hop_ms` beyond queue and engine."""
         self._seen[state.replica] = (now_s, state)
+        self._newest = state
         if self.hop_ms is None:
             self.hop_ms = hop_ms
         else:
@@ -74,6 +80,18 @@ class VariantLoad:
         oldest = now_s - REPLICA_FORGOTTEN_AFTER_S
         self._seen = {name: seen for name, seen in self._seen.items() if seen[0] >= oldest}
         return [state for _, state in self._seen.values()]
+
+    def profile(self, promised: Profile, *, now_s: float) -> Profile:
+        """What to forecast with: the profile of the slowest replica, as a request may meet any.
+
+        Args:
+            promised: the manifest's, which holds for replicas that measured none of their own.
+            now_s: when. Of replicas that have all fallen silent, the one heard last speaks.
+        """
+        newest = [self._newest] if self._newest else []
+        states = self.replicas(now_s=now_s) or newest
+        profiles = [state.measured or promised for state in states] or [promised]
+        return max(profiles, key=lambda p: p.fitted_ms(TYPICAL_TOKENS))
 
     def at(self, *, now_s: float) -> Load:
         """A frozen view for the forecast. A ready variant has one replica at least."""

@@ -1,14 +1,14 @@
 """Profiles: the line that is fitted, and what a replica can measure in a few seconds."""
 
-from collections.abc import Sequence
+import sys
 
 import numpy as np
 import pytest
 
-from serve_app.engines.base import TokenIds, Vectors
 from serve_app.engines.fake_engine import FakeEngine
 from serve_app.engines.measure import (
     QUICK_CELLS,
+    UNKNOWN_GPU,
     Setup,
     cells_within,
     fit,
@@ -16,29 +16,9 @@ from serve_app.engines.measure import (
     quick_profile,
     resident_bytes,
 )
+from tests.engines.clocked import Clocked
 
 SETUP = Setup(hardware="a test", device="cpu", threads=1, load_ms=12.0, resident_bytes=34)
-
-
-class Clocked:
-    """The fake engine on a clock of its own: each batch takes base + per token."""
-
-    def __init__(self, *, base_ms: float, per_token_ms: float, first_ms: float = 0.0) -> None:
-        self._fake = FakeEngine(dims=4)
-        self._base_ms, self._per_token_ms = base_ms, per_token_ms
-        self._first_ms = first_ms
-        self._shapes: set[tuple[int, int]] = set()
-        self.now_ms = 0.0
-
-    def embed(self, texts: Sequence[TokenIds]) -> Vectors:
-        shape = (len(texts), max(map(len, texts)))
-        self.now_ms += self._base_ms + self._per_token_ms * shape[0] * shape[1]
-        self.now_ms += 0.0 if shape in self._shapes else self._first_ms
-        self._shapes.add(shape)
-        return self._fake.embed(texts)
-
-    def now_s(self) -> float:
-        return self.now_ms / 1000
 
 
 def test_a_quick_profile_finds_the_engines_line() -> None:
@@ -110,3 +90,9 @@ def test_this_machine_has_a_name_and_memory() -> None:
     """The fingerprint names the cores; this process holds more than its interpreter needs."""
     assert "cores" in hardware_name("cpu")
     assert resident_bytes() > 10_000_000
+
+
+def test_a_gpu_that_pytorch_does_not_know_has_a_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime with its own way to a GPU starts where PyTorch is not installed."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert hardware_name("cuda") == UNKNOWN_GPU

@@ -8,13 +8,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.manifest import Profile
 from serve_app.policy.load import REPLICA_FORGOTTEN_AFTER_S, Load, ReplicaState, VariantLoad
 
 HELD = st.lists(st.tuples(st.integers(1, 10_000), st.booleans()), min_size=1, max_size=8)
 
 
-def _state(replica: str = "a", queued_tokens: int = 0) -> ReplicaState:
-    return ReplicaState(replica=replica, queued_tokens=queued_tokens)
+def _state(
+    replica: str = "a", queued_tokens: int = 0, measured: Profile | None = None
+) -> ReplicaState:
+    return ReplicaState(replica=replica, queued_tokens=queued_tokens, measured=measured)
+
+
+def _profile(per_token_ms: float, base_ms: float = 0.0) -> Profile:
+    return Profile(
+        hardware="a test",
+        device="cpu",
+        threads=1,
+        base_ms=base_ms,
+        per_token_ms=per_token_ms,
+        spread=1.0,
+        batch_tokens=64,
+        grid=(),
+        load_ms=0.0,
+        resident_bytes=0,
+    )
 
 
 @given(HELD, st.randoms(use_true_random=False))
@@ -106,3 +124,49 @@ def test_the_first_hop_counts_whole_and_later_ones_a_tenth() -> None:
     for _ in range(100):
         load.saw(_state("a"), hop_ms=12, now_s=0)
     assert load.at(now_s=0).hop_ms == pytest.approx(12, abs=0.01)
+
+
+PROMISED = _profile(2.0)
+SLOW, SLOWER_WHEN_SHORT, FAST = _profile(5.0), _profile(1.0, base_ms=200), _profile(0.5)
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected"),
+    [
+        ([], PROMISED),
+        ([None], PROMISED),
+        ([SLOW], SLOW),
+        ([FAST], FAST),
+        ([FAST, SLOW], SLOW),
+        ([FAST, None], PROMISED),
+        ([SLOW, None], SLOW),
+        ([SLOW, SLOWER_WHEN_SHORT], SLOW),
+    ],
+)
+def test_the_slowest_replica_sets_the_profile(
+    measured: list[Profile | None], expected: Profile
+) -> None:
+    """A request may meet any replica; one that measured nothing is as the manifest promises."""
+    load = VariantLoad()
+    for i, profile in enumerate(measured):
+        load.saw(_state(f"r{i}", measured=profile), hop_ms=1, now_s=0)
+    assert load.profile(PROMISED, now_s=0) is expected
+
+
+def test_a_replica_that_was_replaced_by_a_faster_one_no_longer_counts() -> None:
+    """Its profile is forgotten with it."""
+    load = VariantLoad()
+    load.saw(_state("a", measured=SLOW), hop_ms=1, now_s=0)
+    load.saw(_state("b", measured=FAST), hop_ms=1, now_s=REPLICA_FORGOTTEN_AFTER_S)
+    assert load.profile(PROMISED, now_s=REPLICA_FORGOTTEN_AFTER_S) is SLOW
+    assert load.profile(PROMISED, now_s=REPLICA_FORGOTTEN_AFTER_S + 1) is FAST
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_a_pause_or_a_death_does_not_bring_the_promise_back(*, died: bool) -> None:
+    """With nobody heard of lately the last profile holds: the hardware is likely still the same."""
+    load = VariantLoad()
+    load.saw(_state("a", measured=SLOW), hop_ms=1, now_s=0)
+    if died:
+        load.lost()
+    assert load.profile(PROMISED, now_s=10 * REPLICA_FORGOTTEN_AFTER_S) is SLOW

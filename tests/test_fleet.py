@@ -1,0 +1,169 @@
+"""The deployed variants as one router sees them: what it knows of each comes from its replicas."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve_app.engines.base import TokenIds, open_engine
+from serve_app.errors import HintConflict, NotReady, ReplicaDied, UnknownVariant
+from serve_app.fleet import WARM_UP_CALLS, Fleet
+from serve_app.manifest import Profile
+from serve_app.policy.hint import Hint, Quality
+from serve_app.registry import Ladder, load_ladder
+from serve_app.replica import Call, Replica, Reply
+
+VARIANTS = ["fake-fp32", "fake-bf16", "fake-int8"]
+TOKENS = 4
+HERE = "this machine"
+TEXTS: list[TokenIds] = [np.array([2, 3], np.int32)]
+
+Measured = Mapping[str, Profile]
+MakeFleet = Callable[..., Fleet]
+
+
+@pytest.fixture
+def ladder(clear_cut_artifacts: Path) -> Ladder:
+    """Costs of 1000, 100 and 10 ms a token."""
+    return load_ladder(clear_cut_artifacts)
+
+
+def _profile(ladder: Ladder, variant: str, **changes: Any) -> Profile:
+    """The manifest's profile with changes: what a replica on other hardware would measure."""
+    (rung,) = (r for r in ladder.rungs if r.manifest.variant == variant)
+    return replace(rung.manifest.profile, hardware=HERE, **changes)
+
+
+def _fleet(ladder: Ladder, measured: Measured | None = None) -> Fleet:
+    """A fleet over replicas in this process, some with a profile of their own."""
+    replicas = {
+        rung.manifest.variant: Replica(
+            open_engine(rung.folder, rung.manifest),
+            rung.manifest,
+            name="r1",
+            measured=(measured or {}).get(rung.manifest.variant),
+        )
+        for rung in ladder.rungs
+    }
+    return Fleet(ladder, {name: replica.embed for name, replica in replicas.items()})
+
+
+def _warm(fleet: Fleet) -> Fleet:
+    asyncio.run(fleet.warm_up(TEXTS))
+    return fleet
+
+
+def _engine_ms(fleet: Fleet, variant: str) -> float:
+    """The forecast service of a variant without the hop, which is this machine's."""
+    (found,) = (c for c in fleet.candidates(TOKENS) if c.variant == variant)
+    return found.forecast.service_ms - (fleet.lanes[variant].load.hop_ms or 0.0)
+
+
+def _decide(fleet: Fleet, hint: Hint) -> str | None:
+    decision = fleet.decide(hint, tokens=TOKENS, elapsed_ms=0, max_wait_ms=1000)
+    return decision.chosen and decision.chosen.variant
+
+
+def test_the_manifests_profile_is_the_forecast(ladder: Ladder) -> None:
+    """Where it fits the replicas' hardware, a variant takes what its manifest says."""
+    fleet = _warm(_fleet(ladder))
+    assert [c.cost for c in fleet.candidates(TOKENS)] == [1000, 100, 10]
+    assert _engine_ms(fleet, "fake-int8") == pytest.approx(TOKENS * 10)
+
+
+def test_a_replicas_own_profile_is_the_forecast(ladder: Ladder) -> None:
+    """After the warm-up the router forecasts with what a replica measured, not with its manifest."""
+    own = _profile(ladder, "fake-int8", base_ms=7.0, per_token_ms=5000.0)
+    fleet = _warm(_fleet(ladder, {"fake-int8": own}))
+    assert _engine_ms(fleet, "fake-int8") == pytest.approx(7 + TOKENS * 5000)
+    assert fleet.candidates(TOKENS)[2].cost == own.cost_ms
+    assert _engine_ms(fleet, "fake-bf16") == pytest.approx(TOKENS * 100)
+
+
+def test_a_replicas_own_profile_changes_the_decision(ladder: Ladder) -> None:
+    """INT8 that is dear on this hardware is neither the cheapest nor what fits the budget."""
+    fast, within = Hint(quality=Quality(floor=0.0)), Hint(budget_ms=1000)
+    built_here = _warm(_fleet(ladder))
+    assert [_decide(built_here, hint) for hint in (fast, within)] == ["fake-int8", "fake-bf16"]
+    own = {
+        "fake-int8": _profile(ladder, "fake-int8", per_token_ms=5000.0),
+        "fake-fp32": _profile(ladder, "fake-fp32", per_token_ms=1.0),
+    }
+    elsewhere = _warm(_fleet(ladder, own))
+    assert [_decide(elsewhere, hint) for hint in (fast, within)] == ["fake-fp32", "fake-fp32"]
+
+
+def test_the_replicas_batches_size_the_calls(ladder: Ladder) -> None:
+    """Two batches a call, as large as the replica measured that they should be."""
+    own = _profile(ladder, "fake-int8", batch_tokens=16)
+    fleet = _fleet(ladder, {"fake-int8": own})
+    lane, sizes = fleet.lanes["fake-int8"], []
+    inner = lane._transport
+
+    async def counting(call: Call) -> Reply:
+        sizes.append(call.count)
+        return await inner(call)
+
+    lane._transport = counting
+    _warm(fleet)
+    sizes.clear()
+    asyncio.run(lane.embed([np.arange(8, dtype=np.int32)] * 8, deadline_s=None))
+    assert sizes == [4, 4]
+
+
+def test_the_warm_up_measures_the_hop_after_the_first_call(ladder: Ladder) -> None:
+    """The first call opens connections: its time is not taken for that of later ones."""
+    calls: list[float | None] = []
+    fleet = _fleet(ladder)
+    lane = fleet.lanes["fake-int8"]
+    inner = lane._transport
+
+    async def watching(call: Call) -> Reply:
+        calls.append(lane.load.hop_ms)
+        return await inner(call)
+
+    lane._transport = watching
+    _warm(fleet)
+    assert len(calls) == 1 + WARM_UP_CALLS
+    assert calls[:2] == [None, None]
+    assert None not in calls[2:]
+
+
+def test_variants_are_ready_one_by_one(ladder: Ladder) -> None:
+    """A variant that answers is up, whatever becomes of another; who starts is told in order."""
+    fleet = _fleet(ladder)
+
+    async def dead(_: Call) -> Reply:
+        raise ReplicaDied("gone")
+
+    fleet.lanes["fake-fp32"]._transport = dead
+    assert fleet.starting == VARIANTS
+    with pytest.raises(ReplicaDied):
+        _warm(fleet)
+    asyncio.run(fleet._warm_up("fake-int8", TEXTS))
+    assert "fake-int8" not in fleet.starting
+    assert "fake-fp32" in fleet.starting
+    with pytest.raises(NotReady, match="fake-fp32"):
+        _decide(fleet, Hint(variant="fake-fp32"))
+
+
+@pytest.mark.parametrize(
+    ("hint", "refusal"),
+    [
+        (Hint(variant="fp4"), UnknownVariant),
+        (Hint(variant="fake-int8", quality=Quality(floor=0.99)), HintConflict),
+    ],
+)
+def test_a_pin_must_be_deployed_and_at_the_floor(
+    ladder: Ladder, hint: Hint, refusal: type[Exception]
+) -> None:
+    """The refusal comes before anything runs, and names the variant."""
+    fleet = _fleet(ladder)
+    with pytest.raises(refusal, match=str(hint.variant)):
+        fleet.check_pin(hint, param="variant")
+    fleet.check_pin(Hint(variant="fake-int8", quality=Quality(floor=0.98)), param="variant")
+    fleet.check_pin(Hint(), param="variant")
