@@ -15,7 +15,18 @@ from pathlib import Path
 from serve_app.engines.base import Device
 from serve_app.engines.measure import hardware_name
 
-TOOLS = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "openvino", "nncf", "numpy")
+TOOLS = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "ai-edge-litert",
+    "litert-torch",
+    "numpy",
+)
 NO_COMMIT = "not a checkout"
 
 

@@ -164,6 +164,24 @@ def _torch_fp32(source: Source, folder: Path) -> None:
     write_weights(source.checkpoint, folder, dtype=torch.float32)
 
 
+def _litert(source: Source, folder: Path) -> None:
+    from converters.to_litert import write_int8
+    from serve_app.engines.pooling import SentenceEmbedder
+
+    checkpoint = source.checkpoint
+    embedder = SentenceEmbedder(
+        checkpoint.load_model(), pooling=checkpoint.facts.pooling, head=checkpoint.load_head()
+    )
+    file = folder / MODEL_FILES["litert"]
+    write_int8(embedder, file, max_tokens=checkpoint.facts.max_tokens)
+
+
+def _no_litert() -> str | None:
+    from converters.to_litert import missing
+
+    return missing()
+
+
 def _no_nncf() -> str | None:
     from converters.to_openvino_int8 import missing
 
@@ -202,6 +220,9 @@ RECIPES = {
         runtime="onnx", precision="int8-dynamic", convert=_onnx_int8_dynamic
     ),
     "torch-int8-dynamic": Recipe(runtime="torch", precision="int8-dynamic", convert=_torch_fp32),
+    "litert-int8": Recipe(
+        runtime="litert", precision="int8", convert=_litert, unavailable=_no_litert
+    ),
     "onnx-tensorrt": Recipe(
         runtime="tensorrt",
         precision="fp16",

@@ -8,6 +8,7 @@ be wrong for other shapes without any error, so a graph counts only when its vec
 
 import contextlib
 import io
+import itertools
 import logging
 import re
 import tempfile
@@ -31,6 +32,9 @@ OUTPUT_NAME = "sentence_embedding"  # the dynamo exporter writes an invalid mode
 EXPORTERS = {"TorchScript": False, "dynamo": True}  # in the order in which they are tried
 MAX_EXPORT_ERROR = 1e-5  # of a unit vector's component; rounding gives 1e-7
 TRACED_TOKENS = 8
+# A protobuf message holds 2 GiB; above that the exporters put weights into files of their own beside
+# the graph, which `converters` does not carry along. The rest is room for the graph itself.
+MAX_WEIGHT_BYTES = 2_000_000_000
 LOW_IDS = np.arange(2, 33)  # 0 and 1 are the usual padding, by which RoBERTa counts positions
 OPERATOR = re.compile(r"\b(?:aten|prims|torchvision)(?:::|\.)\w+")
 
@@ -47,9 +51,11 @@ def export(
     """Write `model` (eager attention, FP32) to `out_file` as ONNX, checked for validity.
 
     Inputs `input_ids` and `attention_mask`, int64 [batch, tokens], both axes dynamic; output
-    `sentence_embedding`, float32 [batch, dims]. Raises `ConversionError` when no exporter succeeds.
+    `sentence_embedding`, float32 [batch, dims]. Raises `ConversionError` when no exporter succeeds,
+    or the weights do not fit into one file.
     """
     embedder = SentenceEmbedder(model, pooling=pooling, head=head).eval()
+    _require_one_file(embedder)
     reasons = []
     with tempfile.TemporaryDirectory(dir=out_file.parent, prefix=".export-") as folder:
         draft = Path(folder) / out_file.name
@@ -84,6 +90,18 @@ def parity_error(
     """
     embedder = SentenceEmbedder(model, pooling=pooling, head=head).eval()
     return _difference(embedder, onnx_file, batch or _example(batch_size=3, tokens=11))
+
+
+def _require_one_file(embedder: SentenceEmbedder) -> None:
+    """Refuse before minutes of exporting what would end as a graph without its weights."""
+    tensors = itertools.chain(embedder.parameters(), embedder.buffers())
+    weight_bytes = sum(tensor.nbytes for tensor in tensors)  # shared weights come once
+    if weight_bytes > MAX_WEIGHT_BYTES:
+        raise ConversionError(
+            f"{type(embedder.model).__name__} has {weight_bytes / 1e9:.3g} GB of weights in FP32, and "
+            f"an ONNX file holds {MAX_WEIGHT_BYTES / 1e9:.3g} GB; build the variants that run in "
+            "PyTorch (--variants torch-fp16,torch-bf16)"
+        )
 
 
 def _require_same_vectors(embedder: SentenceEmbedder, draft: Path) -> None:

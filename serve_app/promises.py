@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 TOKENIZER_NAME = "tokenizer.json"
 FORMAT_VERSION = 2
 
-Runtime = Literal["onnx", "openvino", "tensorrt", "torch", "fake"]
+Runtime = Literal["onnx", "openvino", "tensorrt", "torch", "litert", "fake"]
 Pooling = Literal["mean", "cls", "lasttoken", "max", "weightedmean", "mean_sqrt_len"]
 # What happens to a pooled vector before it gets unit length; the weights are the engine's business.
 HeadStep = Literal[

@@ -16,6 +16,7 @@ SOURCES = sorted((ROOT / "serve_app").rglob("*.py"))
 ENGINES_WITH_RUNTIMES = {
     "onnx_engine",
     "openvino_engine",
+    "litert_engine",
     "torch_engine",
     "torch_int8_engine",
     "mixed_precision",
@@ -107,12 +108,12 @@ def test_only_the_app_imports_ray_and_only_engines_their_runtimes() -> None:
     assert _top(loaded) & heavy == set()
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "ai_edge_litert"])
 def test_a_cpu_replica_never_loads_torch(runtime: str) -> None:
-    """Opening an ONNX or OpenVINO variant costs no memory for torch, and needs no transformers."""
+    """Opening an ONNX, OpenVINO or LiteRT variant costs no memory for torch, and needs no transformers."""
     if importlib.util.find_spec(runtime) is None:
         pytest.skip(f"{runtime} is not installed")
-    engine = "onnx" if runtime == "onnxruntime" else runtime
+    engine = {"onnxruntime": "onnx", "ai_edge_litert": "litert"}.get(runtime, runtime)
     loaded = _top(_loaded_by(f"serve_app.engines.{engine}_engine", "serve_app.replica"))
     assert runtime in loaded
     assert loaded & {"torch", "transformers", "ray", "converters"} == set()

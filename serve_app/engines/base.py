@@ -26,6 +26,7 @@ MODEL_FILES = {
     "openvino": "model.onnx",
     "tensorrt": "model.onnx",
     "torch": "model.safetensors",
+    "litert": "model.tflite",
 }
 IR_FILE = "model.xml"  # OpenVINO's own format, beside model.bin; an artifact has this or ONNX
 _MODULES = {
@@ -34,6 +35,7 @@ _MODULES = {
     "tensorrt": "onnx",
     "torch": "torch",
     "torch int8-dynamic": "torch_int8",  # before its runtime's own
+    "litert": "litert",
     "fake": "fake",
 }
 

@@ -293,3 +293,18 @@ def test_a_length_frozen_by_tracing_is_found(
         ConversionError, match=r"its vectors differ from PyTorch's by .* at 4 tokens"
     ):
         to_onnx.export(stub, tmp_path / "model.onnx", pooling="mean")
+
+
+def test_what_one_onnx_file_cannot_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights over the limit are one line with both sizes and what to build, before any export."""
+    stub = Stub(lambda states: states)
+    weight_bytes = stub.embedding.weight.nbytes
+    monkeypatch.setattr(to_onnx, "MAX_WEIGHT_BYTES", weight_bytes)
+    to_onnx.export(stub, tmp_path / "fits.onnx", pooling="mean")
+    monkeypatch.setattr(to_onnx, "MAX_WEIGHT_BYTES", weight_bytes - 1)
+    with pytest.raises(ConversionError, match=r"Stub has .* GB of weights.*torch-bf16") as caught:
+        to_onnx.export(stub, tmp_path / "model.onnx", pooling="mean")
+    assert "\n" not in caught.value.message
+    assert [file.name for file in tmp_path.iterdir()] == ["fits.onnx"]

@@ -22,6 +22,7 @@ REAL = (
     "openvino-int8-nncf",
     "onnx-int8-dynamic",
     "torch-int8-dynamic",
+    "litert-int8",
 )
 DRIFT = {"torch-bf16": 2e-4}  # its own rounding: 6e-5 over the probe texts, 1.1e-4 over these
 ROUNDING = {
