@@ -11,9 +11,9 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from converters.build import Texts
 from converters.checkpoint import Checkpoint
 from converters.findings import Built, Findings, gather
+from converters.finish import Texts
 from converters.plots import draw_all
 from converters.workplace import Step
 from serve_app.errors import ConversionError
