@@ -102,15 +102,7 @@ def finish(
     with step(f"{variant}: convert"):
         notes = recipe.convert(source, folder) or Notes()
         shutil.copyfile(checkpoint.tokenizer_file, folder / TOKENIZER_NAME)
-    spec = Variant(
-        variant=variant,
-        runtime=recipe.runtime,
-        precision=recipe.precision,
-        checkpoint=checkpoint.facts,
-        tokenizer=checkpoint.tokenizer,
-        kept_fp32=notes.kept_fp32,
-        autocast=recipe.autocast,
-    )
+    spec = recipe.variant(variant, checkpoint, notes=notes)
     device = _device(recipe)
     with step(f"{variant}: fidelity over {len(reference.texts.probe)} texts"):
         setup = latency.setup(folder, spec, threads=threads, device=device)

@@ -12,7 +12,7 @@ from converters.checkpoint import Checkpoint
 from converters.once import Once
 from serve_app.engines.base import MODEL_FILES, TokenIds, pad
 from serve_app.errors import ConversionError
-from serve_app.manifest import Runtime
+from serve_app.manifest import Runtime, Variant
 from serve_app.policy.batching import next_batch
 
 if TYPE_CHECKING:
@@ -115,6 +115,18 @@ class Recipe:
     autocast: bool = False
     unavailable: Callable[[], str | None] = lambda: None
     gpu: bool = False  # measured on a GPU where this machine has one
+
+    def variant(self, name: str, checkpoint: Checkpoint, *, notes: Notes | None = None) -> Variant:
+        """What an engine must know of the artifact that this recipe makes."""
+        return Variant(
+            variant=name,
+            runtime=self.runtime,
+            precision=self.precision,
+            checkpoint=checkpoint.facts,
+            tokenizer=checkpoint.tokenizer,
+            kept_fp32=notes.kept_fp32 if notes else (),
+            autocast=self.autocast,
+        )
 
 
 def _copy_fp32(source: Source, folder: Path) -> None:
