@@ -5,97 +5,26 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from converters.workplace import EXIT_INTERRUPTED, INTERRUPTED
+from converters.arguments import parser
+from converters.workplace import EXIT_INTERRUPTED, INTERRUPTED, is_complete
 from serve_app.errors import ConversionError, SetupError
 from serve_app.manifest import MANIFEST_NAME, Manifest, verify
-from serve_app.registry import load_ladder
+from serve_app.registry import standings
 
 if TYPE_CHECKING:
-    from converters.build import Texts
+    from converters.build import Outcome
     from converters.checkpoint import Checkpoint
+    from converters.finish import Texts
     from converters.progress import Progress
     from converters.recipes import Recipe
 
 TABLE_WIDTH = 180
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    from converters.checkpoint import DEFAULT_CHECKPOINT
-
-    top = argparse.ArgumentParser(prog="converters", description="Build and check model variants.")
-    commands = top.add_subparsers(dest="command", required=True)
-    build = commands.add_parser("build", help="convert a checkpoint and measure each variant")
-    build.add_argument(
-        "--checkpoint",
-        default=DEFAULT_CHECKPOINT,
-        help="model package, local Hugging Face folder, or hub id (default: %(default)s)",
-    )
-    build.add_argument(
-        "--variants", help="comma-separated names, or all (default: those worth a first look)"
-    )
-    build.add_argument(
-        "--missing",
-        action="store_true",
-        help="build only what the folder lacks, measure again what was measured elsewhere",
-    )
-    build.add_argument(
-        "--mixed", action="store_true", help="build torch-fp16-mixed too: FP32 weights, autocast"
-    )
-    build.add_argument(
-        "--recover",
-        action="store_true",
-        help="let static INT8 learn from its FP32 self for a while",
-    )
-    build.add_argument(
-        "--recover-minutes", type=float, default=3.0, help="how long (default: %(default)s)"
-    )
-    adopt = commands.add_parser("import", help="make an existing ONNX file a variant")
-    adopt.add_argument("file", type=Path, help="the .onnx file, as model hubs ship them")
-    adopt.add_argument("--checkpoint", required=True, help="what it was made from, as for build")
-    adopt.add_argument("--variant-name", help="default: onnx-imported-<precision>")
-    for command in (build, adopt):
-        command.add_argument(
-            "--pooling", help="of a checkpoint without modules.json: mean, cls, lasttoken, max, …"
-        )
-        command.add_argument(
-            "--trust-remote-code",
-            action="store_true",
-            help="run Python code that the checkpoint brings",
-        )
-        command.add_argument("--name", help="model name for clients (default: the checkpoint's)")
-        command.add_argument(
-            "--threads", type=int, default=1, help="threads of a replica (default: %(default)s)"
-        )
-    measure = commands.add_parser(
-        "measure", help="measure the times of what is built again, on this machine"
-    )
-    check = commands.add_parser("verify", help="check every artifact against its manifest")
-    show = commands.add_parser("list", help="print the table of built variants")
-    report = commands.add_parser("report", help="write a page with figures about what was built")
-    report.add_argument("--to", type=Path, default=Path("report"), help="folder of the page")
-    for command in (build, adopt, report):
-        command.add_argument(
-            "--corpus", type=Path, help="your own texts, one a line, or .jsonl with text"
-        )
-        command.add_argument(
-            "--sts", type=Path, help="score similarity: lines of genre, score, a, b"
-        )
-        command.add_argument("--beir", type=Path, help="score retrieval: a folder in BEIR's layout")
-    report.add_argument(
-        "--checkpoint",
-        default=DEFAULT_CHECKPOINT,
-        help="what was built from (default: %(default)s)",
-    )
-    for command in (build, adopt, measure, check, show, report):
-        command.add_argument("--out", type=Path, default=Path("artifacts"), help="artifacts folder")
-    return top
 
 
 def main() -> None:
@@ -121,18 +50,19 @@ def main() -> None:
 
 def _build(args: argparse.Namespace) -> None:
     from converters.progress import Progress
-    from converters.recipes import DEFAULT_VARIANTS, MIXED, RECIPES, choose
+    from converters.recipes import DEFAULT_VARIANTS, MIXED, RECIPES, RECOVERED, choose
     from converters.remeasure import remeasure_foreign
 
     progress = Progress()
+    names = [] if args.variants in (None, "all") else args.variants.split(",")
     if args.variants is None:
         variants, skipped = choose([], otherwise=DEFAULT_VARIANTS)
     else:
-        variants, skipped = choose([] if args.variants == "all" else args.variants.split(","))
+        variants, skipped = choose(names)
     if args.mixed and MIXED not in variants:
         variants.append(MIXED)
-    if args.recover and args.recover_minutes <= 0:
-        raise ConversionError(f"--recover-minutes must be above 0, got {args.recover_minutes}")
+    if args.recover:
+        _require_recoverable(args, variants)
     if args.missing:
         measured = remeasure_foreign(
             args.out,
@@ -140,14 +70,24 @@ def _build(args: argparse.Namespace) -> None:
             step=progress.step,
             say=progress.line,
         )
-        variants = [v for v in variants if not (args.out / v / MANIFEST_NAME).exists()]
-        if not variants:
+        if is_complete(args.out, variants):
             if measured:
                 _list(args)
             return
     for variant, reason in skipped.items():
         progress.line(f"{variant}: skipped, {reason}")
-    _convert(args, {variant: RECIPES[variant] for variant in variants}, progress)
+    asked = {*names, *([MIXED] if args.mixed else []), *(RECOVERED if args.recover else [])}
+    recipes = {variant: RECIPES[variant] for variant in variants}
+    _convert(args, recipes, progress, asked=asked.intersection(variants))
+
+
+def _require_recoverable(args: argparse.Namespace, variants: Sequence[str]) -> None:
+    from converters.recipes import RECOVERED
+
+    if args.recover_minutes <= 0:
+        raise ConversionError(f"--recover-minutes must be above 0, got {args.recover_minutes}")
+    if not set(RECOVERED).intersection(variants):
+        raise ConversionError(f"--recover changes {' and '.join(RECOVERED)}: build one of them")
 
 
 def _measure(args: argparse.Namespace) -> None:
@@ -166,15 +106,22 @@ def _import(args: argparse.Namespace) -> None:
     from converters.adopt import adoption
     from converters.progress import Progress
 
-    _convert(args, adoption(args.file, variant=args.variant_name), Progress())
+    recipes = adoption(args.file, variant=args.variant_name)
+    _convert(args, recipes, Progress(), asked=set(recipes))
 
 
-def _convert(args: argparse.Namespace, recipes: Mapping[str, Recipe], progress: Progress) -> None:
+def _convert(
+    args: argparse.Namespace,
+    recipes: Mapping[str, Recipe],
+    progress: Progress,
+    *,
+    asked: Collection[str],
+) -> None:
+    """Build, print the table, and fail for what was asked for by name, or if there is nothing."""
     _load_libraries(progress)
     from converters.build import Options, build
     from converters.checkpoint import open_checkpoint
 
-    recover_minutes = args.recover_minutes if getattr(args, "recover", False) else None
     with progress.step(f"open checkpoint {args.checkpoint}"):
         checkpoint = open_checkpoint(
             args.checkpoint,
@@ -182,15 +129,40 @@ def _convert(args: argparse.Namespace, recipes: Mapping[str, Recipe], progress: 
             pooling=args.pooling,
             trust_remote_code=args.trust_remote_code,
         )
-    build(
+    outcome = build(
         checkpoint,
         recipes,
         texts=_texts(checkpoint, args),
         out=args.out,
-        options=Options(threads=args.threads, recover_minutes=recover_minutes),
-        step=progress.step,
+        options=Options(
+            threads=args.threads,
+            recover_minutes=args.recover_minutes if getattr(args, "recover", False) else None,
+            missing=getattr(args, "missing", False),
+        ),
+        progress=progress,
     )
-    _list(args)
+    for line in _news(outcome, asked):
+        progress.line(line)
+    failed = "; ".join(f"{v}: {reason}" for v, reason in outcome.failed.items() if v in asked)
+    if any(args.out.glob(f"*/{MANIFEST_NAME}")):
+        _list(args)
+    else:
+        failed = failed or "nothing could be built"
+    if failed:
+        raise ConversionError(failed)
+
+
+def _news(outcome: Outcome, asked: Collection[str]) -> Iterator[str]:
+    """A line for each variant that recovered, misses a gate, or could not be built and is no error."""
+    for manifest in outcome.built.values():
+        if done := manifest.recovered:
+            change = f"fidelity {done.p1_before:.5f} to {done.p1_after:.5f}"
+            yield f"{manifest.variant}: {done.minutes:g} minutes of recovery, {change}"
+        if manifest.off_ladder is not None:
+            yield f"{manifest.variant}: built, off the ladder: {manifest.off_ladder}"
+    for variant, reason in outcome.failed.items():
+        if variant not in asked:
+            yield f"{variant}: not built: {reason}"
 
 
 def _load_libraries(progress: Progress) -> None:
@@ -204,9 +176,9 @@ def _load_libraries(progress: Progress) -> None:
 
 
 def _texts(checkpoint: Checkpoint, args: argparse.Namespace) -> Texts:
-    from converters.build import Texts
     from converters.corpus import calibration_texts, probe_texts, read_corpus
     from converters.fidelity import tokenize
+    from converters.finish import Texts
     from converters.tasks import Tasks
     from serve_app.engines.tokenization import Tokenizer
 
@@ -247,7 +219,7 @@ def _verify(args: argparse.Namespace) -> None:
 def _list(args: argparse.Namespace) -> None:
     from converters.table import variants_table
 
-    ladder = load_ladder(args.out)
+    ladder = standings(args.out)
     Console(width=TABLE_WIDTH).print(variants_table(_manifests(args.out), ladder))
     if ladder.caveat:
         print(f"warning: {ladder.caveat}", file=sys.stderr)

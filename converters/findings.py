@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from converters.build import Texts
 from converters.checkpoint import Checkpoint
 from converters.claims import TORCH, TORCH_GPU, Claim, claims, weight_bytes
 from converters.fidelity import embed_sorted, reference_engine
+from converters.finish import Texts
 from converters.latency import gpu_count, measured_grids
 from converters.provenance import Provenance, provenance
 from converters.retrieval import Split, cross_table

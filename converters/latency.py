@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from serve_app.engines.measure import (
     run_ms,
 )
 from serve_app.errors import ConversionError
-from serve_app.manifest import Checkpoint, GridCell, Profile, Tokenizer, Variant
+from serve_app.manifest import GridCell, Profile, Variant
 
 ROUNDS = 7
 LENGTHS_BY_COUNT = {  # most as texts have them: some engines are fastest at multiples of 16
@@ -93,7 +94,7 @@ def setup(folder: Path, variant: Variant, *, threads: int, device: Device) -> Se
             "folder": str(folder),
             "threads": threads,
             "device": device,
-            "spec": asdict(_spec(variant)),
+            "spec": asdict(Variant(**variant_fields(variant))),
         }
     )
     done = subprocess.run(
@@ -125,32 +126,17 @@ def gpu_count() -> int:
     return torch.cuda.device_count()
 
 
-def _spec(variant: Variant) -> Variant:
-    """The variant without what a manifest adds."""
-    return Variant(
-        variant=variant.variant,
-        runtime=variant.runtime,
-        precision=variant.precision,
-        checkpoint=variant.checkpoint,
-        tokenizer=variant.tokenizer,
-        kept_fp32=variant.kept_fp32,
-        autocast=variant.autocast,
-    )
+def variant_fields(variant: Variant) -> dict[str, Any]:
+    """The fields of a variant by name, without what a manifest adds."""
+    return {field.name: getattr(variant, field.name) for field in fields(Variant)}
 
 
 def main() -> None:
     """The fresh process: what `setup` asks comes in on stdin, [load_ms, bytes] goes out."""
+    from pydantic import TypeAdapter
+
     asked = json.load(sys.stdin)
-    spec = asked["spec"]
-    variant = Variant(
-        variant=spec["variant"],
-        runtime=spec["runtime"],
-        precision=spec["precision"],
-        checkpoint=Checkpoint(**spec["checkpoint"]),
-        tokenizer=Tokenizer(**spec["tokenizer"]),
-        kept_fp32=tuple(spec["kept_fp32"]),
-        autocast=spec["autocast"],
-    )
+    variant = TypeAdapter(Variant).validate_python(asked["spec"])
     started_s = time.perf_counter()
     engine = open_engine(
         Path(asked["folder"]), variant, threads=asked["threads"], device=asked["device"]

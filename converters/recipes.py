@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.checkpoint import Checkpoint
+from converters.once import Once
 from serve_app.engines.base import MODEL_FILES, TokenIds, pad
 from serve_app.errors import ConversionError
-from serve_app.manifest import Runtime
+from serve_app.manifest import Runtime, Variant
 from serve_app.policy.batching import next_batch
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CALIBRATION_BATCH_TOKENS = 2048
 MAX_EXPORT_ERROR = 1e-4  # of a unit vector's component; rounding gives 1e-7
 MIXED = "torch-fp16-mixed"
+RECOVERED = ("onnx-int8", "openvino-int8")  # what `--recover` changes: both hold the same graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Source:
     scratch: Path
     recover_minutes: float | None = None
 
-    @cached_property
+    @Once
     def onnx_fp32(self) -> Path:
         from converters.to_onnx import export, parity_error
 
@@ -56,7 +57,7 @@ class Source:
             )
         return file
 
-    @cached_property
+    @Once
     def onnx_fp16(self) -> Path:
         from converters.to_onnx_fp16 import to_fp16
 
@@ -64,7 +65,7 @@ class Source:
         to_fp16(self.onnx_fp32, file)
         return file
 
-    @cached_property
+    @Once
     def onnx_int8(self) -> Int8Graph:
         from converters.to_int8 import quantize_static
 
@@ -114,6 +115,18 @@ class Recipe:
     autocast: bool = False
     unavailable: Callable[[], str | None] = lambda: None
     gpu: bool = False  # measured on a GPU where this machine has one
+
+    def variant(self, name: str, checkpoint: Checkpoint, *, notes: Notes | None = None) -> Variant:
+        """What an engine must know of the artifact that this recipe makes."""
+        return Variant(
+            variant=name,
+            runtime=self.runtime,
+            precision=self.precision,
+            checkpoint=checkpoint.facts,
+            tokenizer=checkpoint.tokenizer,
+            kept_fp32=notes.kept_fp32 if notes else (),
+            autocast=self.autocast,
+        )
 
 
 def _copy_fp32(source: Source, folder: Path) -> None:

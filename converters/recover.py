@@ -1,8 +1,7 @@
 """Quantisation-aware recovery: a few minutes in which the INT8 model learns from its FP32 self.
 
-Every linear layer reads its input as the integer engine will: after SmoothQuant's scale, rounded to
-UInt8 per tensor; gradients pass the rounding as if it were not there (straight-through). The teacher
-is the untouched model, so texts need no labels:
+Every linear layer reads its input rounded as the integer engine will (`fake_quantisation.py`). The
+teacher is the untouched model, so texts need no labels:
 
     loss = mean(1 - cos(vectors)) + STATES_WEIGHT * |states - teacher's|^2 / |teacher's|^2
 
@@ -11,8 +10,11 @@ to GPTQ, afterwards: a student that rounded its weights to the nearest, and lear
 farther from FP32 than plain GPTQ (held-out mean 1 - cos .00162 to .00143; this way .00134).
 
 What comes out is a float model, exported and quantised like any, and kept only where held-out texts
-come closer to FP32 than without it. Scales are chosen once, before training; where to_int8 folds a
-scale into the value projection, its own choice differs a little.
+come closer to FP32 than without it.
+
+**What it gains** on all-MiniLM-L6-v2 in its three minutes, 192 texts: p1 .99697 to .99724, mean .99869
+to .99876, top-10 overlap 95.1 % to 95.2 %. That is little: another number of BLAS threads moves GPTQ's
+rounding, and p1 without recovery, as far (.99697 with one, .99712 with two).
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ import copy
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +31,8 @@ import torch
 from torch.nn import functional
 
 from converters.checkpoint import Checkpoint
-from converters.smoothing import SCALE_FLOOR
-from converters.to_int8 import DEFAULT_ALPHA, TokenBatch, distance, quantize_static, split
+from converters.fake_quantisation import fake_quantised
+from converters.to_int8 import TokenBatch, distance, quantize_static, split
 from converters.to_onnx import export
 from serve_app.engines.pooling import pool
 from serve_app.errors import ConversionError
@@ -50,7 +51,7 @@ class Distilled:
     steps: int
     texts: int
     first_loss: float
-    last_loss: float  # means over the first and the last tenth of the steps
+    last_loss: float  # means over the first and the last pass over the texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,31 +97,6 @@ def recover(
     return Recovery(plain=plain, minutes=minutes, texts=distilled.texts)
 
 
-class _FakeQuantised(torch.nn.Module):
-    """A linear layer that reads what the integer one will, and whose gradient does not notice."""
-
-    scale: torch.Tensor  # float32 [in]
-
-    def __init__(
-        self, linear: torch.nn.Linear, scale: torch.Tensor, low: float, high: float
-    ) -> None:
-        super().__init__()
-        self.linear = linear
-        self.register_buffer("scale", scale, persistent=False)
-        self.step = max((high - low) / 255, SCALE_FLOOR)
-        self.zero = round(-low / self.step)
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        smooth = values / self.scale
-        levels = (smooth / self.step + self.zero).clamp(0, 255)  # no gradient beyond the range
-        rounded = (_round(levels) - self.zero) * self.step
-        return functional.linear(rounded * self.scale, self.linear.weight, self.linear.bias)
-
-
-def _round(values: torch.Tensor) -> torch.Tensor:
-    return values + (values.round() - values).detach()
-
-
 def distil(
     model: torch.nn.Module, batches: Sequence[TokenBatch], *, pooling: Pooling, minutes: float
 ) -> Distilled:
@@ -137,7 +113,7 @@ def distil(
     """
     parts = [part for batch in batches for part in _small(batch)]
     teacher = copy.deepcopy(model).eval()
-    with _fake_quantised(model, parts):
+    with fake_quantised(model, parts):
         return _train(model, teacher, parts, pooling=pooling, seconds=minutes * 60)
 
 
@@ -203,80 +179,3 @@ def _small(batch: TokenBatch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         longest = int(real.sum(axis=1).max())
         part = ids[start : start + rows, :longest]
         yield torch.from_numpy(part), torch.from_numpy(real[:, :longest])
-
-
-@dataclass(slots=True)
-class _Observed:
-    """What one linear layer reads: which activation, and its range per channel, float32 [in]."""
-
-    activation: int
-    low: torch.Tensor
-    high: torch.Tensor
-
-
-@contextmanager
-def _fake_quantised(
-    model: torch.nn.Module, parts: Sequence[tuple[torch.Tensor, torch.Tensor]]
-) -> Iterator[None]:
-    """Put fake-quantised layers in the place of linear ones; take them out again at the end."""
-    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    observed = _observe(model, linears, parts)
-    if not observed:
-        raise ConversionError("the model has no linear layers to recover")
-    groups: dict[int, list[str]] = {}
-    for name, seen in observed.items():
-        groups.setdefault(seen.activation, []).append(name)
-    for names in groups.values():
-        seen = observed[names[0]]
-        loudest = torch.maximum(seen.low.abs(), seen.high.abs())
-        widest = torch.stack([linears[n].weight.detach().abs().amax(0) for n in names]).amax(0)
-        shared = widest.clamp(min=SCALE_FLOOR) ** (1 - DEFAULT_ALPHA)
-        scale = (loudest**DEFAULT_ALPHA / shared).clamp(min=SCALE_FLOOR)
-        low, high = float((seen.low / scale).min()), float((seen.high / scale).max())
-        for name in names:
-            fake = _FakeQuantised(linears[name], scale, min(low, 0.0), max(high, 0.0))
-            model.set_submodule(name, fake)
-    try:
-        yield
-    finally:
-        for name in observed:
-            model.set_submodule(name, linears[name])
-
-
-@torch.no_grad()
-def _observe(
-    model: torch.nn.Module,
-    linears: dict[str, torch.nn.Linear],
-    parts: Sequence[tuple[torch.Tensor, torch.Tensor]],
-) -> dict[str, _Observed]:
-    """Ranges over real tokens; layers that are handed the very same tensor share an activation."""
-    observed: dict[str, _Observed] = {}
-    first_reader: dict[int, int] = {}
-    alive: list[torch.Tensor] = []  # so that no tensor of this pass reuses another's id
-    real = torch.empty(0, dtype=torch.bool)
-
-    def look(name: str, values: torch.Tensor) -> None:
-        alive.append(values)
-        group = first_reader.setdefault(id(values), len(first_reader))
-        rows = values.reshape(-1, values.shape[-1])
-        rows = rows[real.reshape(-1)] if len(rows) == real.numel() else rows
-        low, high = rows.amin(0), rows.amax(0)
-        known = observed.get(name)
-        if known is not None:
-            low, high = torch.minimum(low, known.low), torch.maximum(high, known.high)
-        observed[name] = _Observed(known.activation if known else group, low, high)
-
-    hooks = [
-        linear.register_forward_pre_hook(lambda _, inputs, name=name: look(name, inputs[0]))
-        for name, linear in linears.items()
-    ]
-    try:
-        for ids, mask in parts:
-            real = mask > 0
-            model(input_ids=ids, attention_mask=mask)
-            alive.clear()
-            first_reader.clear()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return observed

@@ -7,35 +7,14 @@ is measured side by side, as in a build; the manifest's commit and command stay 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
 
 from converters import latency
+from converters.side_by_side import Say, profile_side_by_side
 from converters.workplace import Step, workplace
-from serve_app.engines.base import Device, Engine, open_engine
-from serve_app.engines.measure import Setup, hardware_name
-from serve_app.errors import ConversionError, SetupError
-from serve_app.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    Profile,
-    read_manifest,
-    verify,
-    write_manifest,
-)
-from serve_app.registry import wants_gpu
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """An artifact that runs here."""
-
-    manifest: Manifest
-    engine: Engine
-    setup: Setup
+from serve_app.engines.measure import hardware_name
+from serve_app.manifest import MANIFEST_NAME, Profile, read_manifest
 
 
 def remeasure_foreign(out: Path, *, prepare: Callable[[], None], step: Step, say: Say) -> bool:
@@ -85,16 +64,7 @@ def remeasure(out: Path, choose: Callable[[Path], list[Path]], *, step: Step, sa
         ConversionError: `out` cannot be written.
     """
     with workplace(out, step):
-        opened: dict[Path, Opened] = {}
-        for folder in choose(out):
-            try:
-                with step(f"{folder.name}: open"):
-                    opened[folder] = _open(folder)
-            except SetupError as error:
-                say(f"{folder.name}: not measured again ({error})")
-        for folder, profile in _profiles(opened, step=step).items():
-            write_manifest(folder, replace(opened[folder].manifest, profile=profile))
-    return bool(opened)
+        return bool(profile_side_by_side(choose(out), step=step, say=say, afresh=True))
 
 
 def _is_of_here(profile: Profile) -> bool:
@@ -102,37 +72,3 @@ def _is_of_here(profile: Profile) -> bool:
     if profile.device == "cuda" and not latency.gpu_count():
         return True
     return profile.hardware == hardware_name(profile.device)
-
-
-def _open(folder: Path) -> Opened:
-    manifest = verify(folder)
-    threads, device = manifest.profile.threads, _device(manifest)
-    return Opened(
-        manifest=manifest,
-        setup=latency.setup(folder, manifest, threads=threads, device=device),
-        engine=open_engine(folder, manifest, threads=threads, device=device),
-    )
-
-
-def _device(manifest: Manifest) -> Device:
-    """Where it would run here, and never a CPU's times in place of a GPU's."""
-    if wants_gpu(manifest) and latency.gpu_count():
-        return "cuda"
-    if manifest.profile.device == "cuda":
-        raise ConversionError("its profile is a GPU's, and this machine has none")
-    return "cpu"
-
-
-def _profiles(opened: Mapping[Path, Opened], *, step: Step) -> dict[Path, Profile]:
-    found: dict[Path, Profile] = {}
-    for device in sorted({o.setup.device for o in opened.values()}):
-        here = {str(f): o for f, o in opened.items() if o.setup.device == device}
-        names = ", ".join(Path(folder).name for folder in here)
-        with step(f"profile {names} again on {hardware_name(device)}"):
-            profiles = latency.profile_all(
-                {folder: o.engine for folder, o in here.items()},
-                {folder: o.setup for folder, o in here.items()},
-                max_tokens=min(o.manifest.checkpoint.max_tokens for o in here.values()),
-            )
-        found |= {Path(folder): profile for folder, profile in profiles.items()}
-    return found

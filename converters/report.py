@@ -11,9 +11,9 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from converters.build import Texts
 from converters.checkpoint import Checkpoint
 from converters.findings import Built, Findings, gather
+from converters.finish import Texts
 from converters.plots import draw_all
 from converters.workplace import Step
 from serve_app.errors import ConversionError
@@ -23,6 +23,8 @@ PAGE_NAME = "index.html"
 NUMBERS_NAME = "report.json"
 TEMPLATE = Path(__file__).parent / "data" / "report.html"
 YARDSTICK = "onnx-fp32"
+NAME_CHARS = 24
+DATE_CHARS = len("2026-01-01")
 
 
 def report(checkpoint: Checkpoint, built: Built, *, texts: Texts, to: Path, step: Step) -> Path:
@@ -90,6 +92,7 @@ def _page(findings: Findings, figures: dict[str, Path]) -> str:
         retrieval=_retrieval(findings),
         tasks=_tasks(findings),
         profiles=_profiles(findings),
+        origins=_origins(findings),
         claims=_claims(findings),
         yardsticks=_yardsticks(findings),
     )
@@ -98,11 +101,16 @@ def _page(findings: Findings, figures: dict[str, Path]) -> str:
 def _table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: Sequence[int] = (0,)
 ) -> str:
-    """An HTML table; columns are numbers but for those in `words`."""
+    """An HTML table; columns are numbers but for those in `words`, where short ones stay on a line."""
+
+    def kind(column: int, value: str) -> str:
+        if column not in words:
+            return "number"
+        return "name" if len(value) <= NAME_CHARS else "words"
 
     def cells(tag: str, values: Sequence[str]) -> str:
         return "".join(
-            f"<{tag}{'' if i in words else ' class=number'}>{escape(value)}</{tag}>"
+            f"<{tag} class={kind(i, value)}>{escape(value)}</{tag}>"
             for i, value in enumerate(values)
         )
 
@@ -133,8 +141,10 @@ def _standing(findings: Findings, manifest: Manifest) -> str:
     if manifest.variant not in findings.off:
         return "yes"
     winner = findings.beaten_by(manifest)
-    beaten = f"; beaten by {winner}" if winner else ""
-    return f"no: {findings.off[manifest.variant]}{beaten}"
+    reason = findings.off[manifest.variant]
+    return (
+        f"no: {reason}; beaten by {winner}" if winner and winner not in reason else f"no: {reason}"
+    )
 
 
 def _retrieval(findings: Findings) -> str:
@@ -180,8 +190,6 @@ def _profiles(findings: Findings) -> str:
         "best batch",
         "load ms",
         "memory MB",
-        "measured on",
-        "built",
     )
     rows = [
         (
@@ -193,12 +201,21 @@ def _profiles(findings: Findings) -> str:
             f"{m.profile.batch_tokens} tokens",
             f"{m.profile.load_ms:.0f}",
             f"{m.profile.resident_bytes / 1e6:.0f}",
-            f"{m.profile.hardware}; threads: {m.profile.threads}",
-            f"{m.built_at}, commit {m.commit}, {m.command}",
         )
         for m in findings.manifests
     ]
-    return _table(heads, rows, words=(0, 8, 9))
+    return _table(heads, rows)
+
+
+def _origins(findings: Findings) -> str:
+    """Where, when and how variants were built and measured; once for those it is the same for."""
+    variants: dict[str, list[str]] = {}
+    for m in findings.manifests:
+        where = f"{m.profile.hardware}; threads: {m.profile.threads}"
+        origin = f"{where}; {m.built_at[:DATE_CHARS]}, commit {m.commit}, {m.command}"
+        variants.setdefault(origin, []).append(m.variant)
+    lines = (f"{', '.join(names)}: {origin}" for origin, names in variants.items())
+    return "\n".join(f'<p class="foot">{escape(line)}</p>' for line in lines)
 
 
 def _claims(findings: Findings) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from converters.checkpoint import Checkpoint
 from converters.overflow import scan
 from converters.to_int8 import TokenBatch
+from converters.to_torch import require_known_model
 from serve_app.engines.mixed_precision import halve
-from serve_app.errors import ConversionError
 
 
 def write_half(
@@ -28,11 +28,7 @@ def write_half(
     Raises:
         ConversionError: FP16 overflows everywhere, or the model is code of the checkpoint's.
     """
-    if checkpoint.trust_remote_code and checkpoint.brings_code:
-        raise ConversionError(
-            "torch-fp16 would run the checkpoint's own code in the server; build the variants whose "
-            "graph holds it: --variants onnx-fp32,onnx-int8"
-        )
+    require_known_model(checkpoint)
     model = checkpoint.load_model()
     kept = tuple(scan(model, batches).kept)
     halve(model, kept_fp32=kept)

@@ -17,6 +17,7 @@ from serve_app.dispatch import Embedded
 from serve_app.engines.base import Vectors
 from serve_app.engines.tokenization import Tokenized
 from serve_app.errors import MethodNotAllowed, NotAdmitted, ServeAppError
+from serve_app.manifest import Checkpoint
 from serve_app.policy.load import VariantLoad
 from serve_app.policy.routing import Candidate, Decision
 from serve_app.registry import Rung
@@ -122,6 +123,24 @@ def route_response(
         "rejected": [{"variant": r.variant, "reason": r.reason} for r in decision.rejected],
     }
     return Response.json(content)
+
+
+def model_object(name: str, checkpoint: Checkpoint, *, created_s: int) -> dict[str, Any]:
+    """One name for `/v1/models`: OpenAI's fields, and what a client must know to use the model well.
+
+    Prompts are the client's to put before its texts, and `matryoshka_dims` the `dimensions` that the
+    model was trained to be cut to: the server applies neither on its own.
+    """
+    return {
+        "id": name,
+        "object": "model",
+        "created": created_s,
+        "owned_by": "local",
+        "dimensions": checkpoint.dims,
+        "matryoshka_dims": checkpoint.matryoshka_dims,
+        "max_tokens": checkpoint.max_tokens,
+        "prompts": asdict(checkpoint.prompts),
+    }
 
 
 def variant_object(rung: Rung, load: VariantLoad, *, ready: bool, now_s: float) -> dict[str, Any]:

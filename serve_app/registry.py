@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,16 +60,32 @@ def load_ladder(artifacts: Path, *, named: tuple[str, ...] = (), gpus: float = 0
         ArtifactError: nothing is built, or an artifact breaks its manifest's promises.
         SettingsError: a named variant was not built.
     """
-    folders = _artifact_folders(artifacts)
     if named:
+        folders = _artifact_folders(artifacts)
         _require_built(named, folders)
-        folders = {name: folders[name] for name in named}
-    rungs = [_place(folder, verify(folder), gpus=gpus) for folder in folders.values()]
-    _require_same_model(rungs)
-    rungs.sort(key=lambda rung: (-rung.manifest.fidelity.p1, rung.manifest.profile.cost_ms))
-    if named:
+        rungs = _rungs([folders[name] for name in named], gpus=gpus)
         return Ladder(rungs=tuple(rungs), off=())
+    ladder = standings(artifacts, gpus=gpus)
+    if not ladder.rungs:
+        reasons = "; ".join(f"{o.variant}: {o.reason}" for o in ladder.off)
+        raise ArtifactError(f"no variant can be deployed ({reasons}); name one with `variants`")
+    return ladder
+
+
+def standings(artifacts: Path, *, gpus: float = 0) -> Ladder:
+    """The measured ladder of all artifacts, each verified; without rungs where none may be deployed.
+
+    Raises:
+        ArtifactError: nothing is built, or an artifact breaks its manifest's promises.
+    """
+    rungs = _rungs(_artifact_folders(artifacts).values(), gpus=gpus)
     return _measured_ladder(rungs, artifacts)
+
+
+def _rungs(folders: Iterable[Path], *, gpus: float) -> list[Rung]:
+    rungs = [_place(folder, verify(folder), gpus=gpus) for folder in folders]
+    _require_same_model(rungs)
+    return sorted(rungs, key=lambda r: (-r.manifest.fidelity.p1, r.manifest.profile.cost_ms))
 
 
 def _artifact_folders(artifacts: Path) -> dict[str, Path]:
@@ -139,9 +156,6 @@ def _measured_ladder(rungs: list[Rung], artifacts: Path) -> Ladder:
             front.append(rung)
         else:
             off.append(_dominated(rung, winner))
-    if not front:
-        reasons = "; ".join(f"{o.variant}: {o.reason}" for o in off)
-        raise ArtifactError(f"no variant can be deployed ({reasons}); name one with `variants`")
     return Ladder(
         rungs=tuple(r for r in rungs if r in front),
         off=tuple(off),

@@ -16,6 +16,7 @@ from serve_app.answers import (
     embedding_items,
     embeddings_response,
     error_response,
+    model_object,
     route_response,
     routing_object,
     shorten,
@@ -79,6 +80,7 @@ class Router:
         self._fleet = Fleet(ladder, transports)
         self._default_hint = _reachable(settings.default_hint(), ladder)
         self._settings = settings
+        self._checkpoint = checkpoint
         self._dims = checkpoint.dims
         self._name = checkpoint.name
         self._names = (checkpoint.name, *settings.aliases, AUTO_MODEL)
@@ -210,10 +212,7 @@ class Router:
 
     def _models(self) -> Response:
         ids = [*self._names, *(f"{self._name}:{variant}" for variant in self._fleet.rungs)]
-        data = [
-            {"id": i, "object": "model", "created": self._started_s, "owned_by": "local"}
-            for i in ids
-        ]
+        data = [model_object(i, self._checkpoint, created_s=self._started_s) for i in ids]
         return Response.json({"object": "list", "data": data})
 
     def _variants(self) -> Response:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,21 @@ def write_tokenizer(file: Path) -> None:
     tokenizer.save(str(file))
 
 
+def make_facts(**changes: Any) -> Checkpoint:
+    """What a manifest says of a tiny checkpoint."""
+    tiny = Checkpoint(
+        name="tiny",
+        digest="0" * 64,
+        dims=8,
+        max_tokens=16,
+        pooling="mean",
+        head=(),
+        prompts=Prompts(query="", document="", default=""),
+        matryoshka_dims=(),
+    )
+    return replace(tiny, **changes)
+
+
 def write_artifact(folder: Path, *, p1: float, cost_ms: float, drift: float = 0.0) -> Manifest:
     """A whole artifact of the fake runtime, named after its folder."""
     folder.mkdir(parents=True)
@@ -90,16 +106,7 @@ def write_artifact(folder: Path, *, p1: float, cost_ms: float, drift: float = 0.
         variant=folder.name,
         runtime="fake",
         precision=folder.name.rpartition("-")[2],
-        checkpoint=Checkpoint(
-            name="tiny",
-            digest="0" * 64,
-            dims=8,
-            max_tokens=16,
-            pooling="mean",
-            head=(),
-            prompts=Prompts(query="", document="", default=""),
-            matryoshka_dims=(),
-        ),
+        checkpoint=make_facts(),
         tokenizer=Tokenizer(
             digest=sha256_of(folder / TOKENIZER_NAME), pad_id=0, vocab_size=len(WORDS)
         ),
@@ -174,6 +181,12 @@ def real_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real") / "artifacts"
     subprocess.run([sys.executable, "-m", "converters", "build", "--out", str(folder)], check=True)
     return folder
+
+
+@pytest.fixture(name="make_facts")
+def fixture_make_facts() -> Callable[..., Checkpoint]:
+    """`make_facts` for tests."""
+    return make_facts
 
 
 @pytest.fixture(name="write_artifact")

@@ -10,9 +10,11 @@ from serve_app.answers import (
     embedding_items,
     embeddings_response,
     error_response,
+    model_object,
     routing_object,
     shorten,
 )
+from serve_app.asgi import Response
 from serve_app.dispatch import Embedded
 from serve_app.engines.base import Vectors
 from serve_app.engines.tokenization import Tokenized
@@ -28,6 +30,7 @@ from serve_app.errors import (
     UnknownField,
     UnknownModel,
 )
+from serve_app.manifest import Prompts
 from serve_app.policy.forecast import Forecast
 from serve_app.policy.routing import Candidate, Decision
 
@@ -95,6 +98,23 @@ def test_a_zero_beginning_does_not_divide_by_zero() -> None:
     """A vector without length in its first dimensions stays zero and finite."""
     short = shorten(np.array([[0, 0, 1]], dtype=np.float32), 2)
     np.testing.assert_array_equal(short, [[0, 0]])
+
+
+def test_a_model_tells_its_prompts_and_sizes(make_facts) -> None:
+    """Beside OpenAI's fields: dimensions, those it may be cut to, the token limit, and its prompts."""
+    prompts = Prompts(query="query: ", document="passage: ", default="")
+    facts = make_facts(prompts=prompts, matryoshka_dims=(4, 8))
+    found = model_object("tiny:fake-fp32", facts, created_s=7)
+    assert json.loads(Response.json(found).body) == {
+        "id": "tiny:fake-fp32",
+        "object": "model",
+        "created": 7,
+        "owned_by": "local",
+        "dimensions": 8,
+        "matryoshka_dims": [4, 8],
+        "max_tokens": 16,
+        "prompts": {"query": "query: ", "document": "passage: ", "default": ""},
+    }
 
 
 def _tokenized() -> Tokenized:

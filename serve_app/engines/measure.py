@@ -44,6 +44,17 @@ class Setup:
     load_ms: float
     resident_bytes: int
 
+    @classmethod
+    def of(cls, profile: Profile) -> Setup:
+        """How the engine of a profile was opened."""
+        return cls(
+            hardware=profile.hardware,
+            device=profile.device,
+            threads=profile.threads,
+            load_ms=profile.load_ms,
+            resident_bytes=profile.resident_bytes,
+        )
+
     def fits(self, profile: Profile) -> bool:
         """Whether a profile was measured as this engine runs."""
         measured = (profile.hardware, profile.device, profile.threads)

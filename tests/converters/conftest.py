@@ -15,7 +15,17 @@ from tokenizers import models, pre_tokenizers, processors
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = [*SPECIAL, *(f"w{i}" for i in range(96))]
 MAX_TOKENS = 24
+TINY_BERT = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": MAX_TOKENS,
+    "initializer_range": 0.1,
+}
 
+MakeBert = Callable[..., Any]
 Change = Callable[[Any], None]
 MakeCheckpoint = Callable[..., Path]
 
@@ -28,23 +38,28 @@ def tiny_texts() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
-    """Write a checkpoint folder; `change` may tamper with the model first."""
+def make_bert() -> MakeBert:
+    """A tiny random BERT, ever the same; `changes` are of its configuration."""
     torch = pytest.importorskip("torch", reason="torch is not installed: nothing can be converted")
     transformers = pytest.importorskip("transformers")
 
-    def make(change: Change | None = None) -> Path:
+    def make(**changes: Any) -> Any:
         torch.manual_seed(0)
-        config = transformers.BertConfig(
-            vocab_size=len(WORDS),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
-            max_position_embeddings=MAX_TOKENS,
-            initializer_range=0.1,
-        )
-        model = transformers.BertModel(config).eval()
+        config = transformers.BertConfig(**TINY_BERT | changes)
+        return transformers.BertModel(config).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(
+    make_bert: MakeBert, tmp_path_factory: pytest.TempPathFactory
+) -> MakeCheckpoint:
+    """Write a checkpoint folder; `change` may tamper with the model first."""
+    torch = pytest.importorskip("torch")
+
+    def make(change: Change | None = None) -> Path:
+        model = make_bert()
         if change is not None:
             with torch.no_grad():
                 change(model)

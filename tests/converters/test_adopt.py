@@ -19,13 +19,14 @@ from converters.adopt import adoption, precision_of, read_onnx  # noqa: E402
 from converters.onnx_contract import adopt  # noqa: E402
 from converters.to_onnx_fp16 import to_fp16  # noqa: E402
 from serve_app.errors import ConversionError  # noqa: E402
-from serve_app.manifest import Checkpoint, Pooling, Prompts  # noqa: E402
+from serve_app.manifest import Pooling  # noqa: E402
 
 pytestmark = pytest.mark.model
 
 HIDDEN, VOCABULARY = 32, 100
 TYPED = ("input_ids", "attention_mask", "token_type_ids")
 Export = Callable[..., Path]
+Adopt = Callable[..., Path]
 
 
 class Raw(torch.nn.Module):
@@ -54,19 +55,6 @@ class Raw(torch.nn.Module):
 
 
 RAW = Raw().eval()
-
-
-def facts(*, pooling: Pooling = "mean", dims: int = HIDDEN) -> Checkpoint:
-    return Checkpoint(
-        name="tiny",
-        digest="0" * 64,
-        dims=dims,
-        max_tokens=32,
-        pooling=pooling,
-        head=(),
-        prompts=Prompts(query="", document="", default=""),
-        matryoshka_dims=(),
-    )
 
 
 @pytest.fixture
@@ -100,10 +88,16 @@ def export(tmp_path: Path) -> Export:
     return make
 
 
-def adopted(file: Path, **options: object) -> Path:
-    out = file.with_name("model.onnx")
-    adopt(read_onnx(file), out, facts=facts(**options))
-    return out
+@pytest.fixture
+def adopted(make_facts) -> Adopt:
+    """Adopt a file for a checkpoint of 32 dims, pooled by mean, or as told."""
+
+    def make(file: Path, **changes: object) -> Path:
+        out = file.with_name("model.onnx")
+        adopt(read_onnx(file), out, facts=make_facts(**{"dims": HIDDEN, **changes}))
+        return out
+
+    return make
 
 
 def batch() -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +121,7 @@ def expected(pooling: Pooling = "mean") -> np.ndarray:
 
 @pytest.mark.parametrize("pooling", get_args(Pooling))
 def test_states_per_token_are_pooled_as_the_checkpoint_says(
-    export: Export, pooling: Pooling
+    export: Export, adopted: Adopt, pooling: Pooling
 ) -> None:
     """A hub's file gives the checkpoint's own vectors, its pooler output and type ids passed over."""
     np.testing.assert_allclose(
@@ -136,7 +130,7 @@ def test_states_per_token_are_pooled_as_the_checkpoint_says(
 
 
 @pytest.mark.parametrize("opset", [11, 17, 20])
-def test_old_and_new_opsets(export: Export, opset: int) -> None:
+def test_old_and_new_opsets(export: Export, adopted: Adopt, opset: int) -> None:
     """The pooling is written in the file's own opset."""
     file = adopted(export(opset=opset))
     versions = {o.domain: o.version for o in onnx.load(str(file)).opset_import}
@@ -144,13 +138,13 @@ def test_old_and_new_opsets(export: Export, opset: int) -> None:
     np.testing.assert_allclose(embed(file), expected(), atol=1e-5)
 
 
-def test_without_type_ids_and_with_int32(export: Export) -> None:
+def test_without_type_ids_and_with_int32(export: Export, adopted: Adopt) -> None:
     """Two inputs are enough, and 32-bit ones are fed from the contract's 64-bit ones."""
     file = export(inputs=TYPED[:2], dtype=torch.int32)
     np.testing.assert_allclose(embed(adopted(file)), expected(), atol=1e-5)
 
 
-def test_a_sentence_embedding_is_taken_as_it_is(export: Export) -> None:
+def test_a_sentence_embedding_is_taken_as_it_is(export: Export, adopted: Adopt) -> None:
     """An output per text needs no pooling, only unit length, and it may have the contract's name."""
     file = export(outputs=("token_embeddings", "sentence_embedding"))
     with torch.inference_mode():
@@ -159,7 +153,9 @@ def test_a_sentence_embedding_is_taken_as_it_is(export: Export) -> None:
     np.testing.assert_allclose(embed(adopted(file)), pooled, atol=1e-5)
 
 
-def test_fp16_and_dynamic_int8_are_recognised(export: Export, tmp_path: Path) -> None:
+def test_fp16_and_dynamic_int8_are_recognised(
+    export: Export, adopted: Adopt, tmp_path: Path
+) -> None:
     """Precision is read from nodes and weights, and each kind still gives close vectors."""
     from onnxruntime.quantization import quantize_dynamic
 
@@ -173,7 +169,7 @@ def test_fp16_and_dynamic_int8_are_recognised(export: Export, tmp_path: Path) ->
         assert (embed(adopted(file)) * expected()).sum(axis=1).min() > 0.99
 
 
-def test_external_data_is_taken_along(export: Export) -> None:
+def test_external_data_is_taken_along(export: Export, adopted: Adopt) -> None:
     """Weights in a file beside the graph are found, and without that file it is no model."""
     file = export()
     outside = file.with_name("outside.onnx")
@@ -205,7 +201,7 @@ def test_names_its_variant_after_the_precision(export: Export) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(
-    export: Export, choices: dict[str, object], dims: int, problem: str
+    export: Export, adopted: Adopt, choices: dict[str, object], dims: int, problem: str
 ) -> None:
     """Wrong dims, unknown outputs or inputs, and fixed axes: one line each, and no file."""
     file = export(**choices)

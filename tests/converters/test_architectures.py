@@ -22,11 +22,12 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from converters import checkpoint, to_fp16, to_int8, to_onnx  # noqa: E402 - they need the above
 from converters.fidelity import reference_engine  # noqa: E402
+from converters.recipes import RECIPES, Notes  # noqa: E402
 from serve_app.engines.base import Engine, TokenIds, Vectors, pad  # noqa: E402
 from serve_app.engines.onnx_engine import OnnxEngine  # noqa: E402
 from serve_app.engines.torch_engine import open_engine as open_torch_engine  # noqa: E402
 from serve_app.errors import ConversionError  # noqa: E402
-from serve_app.manifest import Pooling, Variant  # noqa: E402
+from serve_app.manifest import Pooling  # noqa: E402
 
 pytestmark = pytest.mark.model
 
@@ -162,15 +163,8 @@ def onnx_embed(file: Path) -> Callable[[Sequence[TokenIds]], Vectors]:
 def half_engine(built: Built, folder: Path) -> Engine:
     """The engine of the torch-fp16 artifact, written to `folder`."""
     batches = [pad(random_texts([12] * 4), PAD_ID)]
-    kept = to_fp16.write_half(built.checkpoint, folder, batches=batches)
-    variant = Variant(
-        variant="torch-fp16",
-        runtime="torch",
-        precision="fp16",
-        checkpoint=built.checkpoint.facts,
-        tokenizer=built.checkpoint.tokenizer,
-        kept_fp32=kept,
-    )
+    notes = Notes(kept_fp32=to_fp16.write_half(built.checkpoint, folder, batches=batches))
+    variant = RECIPES["torch-fp16"].variant("torch-fp16", built.checkpoint, notes=notes)
     return open_torch_engine(folder, variant, 1, "cpu")
 
 

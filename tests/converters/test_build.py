@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,15 @@ pytest.importorskip("onnxruntime")
 
 from converters import workplace as place
 from serve_app.errors import ArtifactError, ConversionError
-from serve_app.manifest import verify
+from serve_app.manifest import verify, write_manifest
 from serve_app.registry import load_ladder
 
 pytestmark = pytest.mark.model
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120
-VARIANT = "onnx-fp32"
+VARIANT, SECOND = "onnx-fp32", "onnx-int8"
+FOR_LONG = ("--recover", "--recover-minutes", "9")  # with SECOND: until it is killed
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -40,9 +42,11 @@ def start(tiny_checkpoint: Path, tiny_texts: list[str], tmp_path: Path) -> Itera
     corpus.write_text("\n".join(tiny_texts))
     running: list[subprocess.Popen[str]] = []
 
-    def start(out: Path, *more: str, checkpoint: Path = tiny_checkpoint) -> subprocess.Popen[str]:
+    def start(
+        out: Path, *more: str, checkpoint: Path = tiny_checkpoint, variants: str = VARIANT
+    ) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "converters", "build", "--out", str(out)]
-        options = {"--checkpoint": checkpoint, "--corpus": corpus, "--variants": VARIANT}
+        options = {"--checkpoint": checkpoint, "--corpus": corpus, "--variants": variants}
         command += [str(part) for option in options.items() for part in option]
         process = subprocess.Popen(
             [*command, *more],
@@ -61,10 +65,10 @@ def start(tiny_checkpoint: Path, tiny_texts: list[str], tmp_path: Path) -> Itera
         process.communicate()
 
 
-def wait_for_work(out: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_work(out: Path, process: subprocess.Popen[str], *, variant: str = VARIANT) -> None:
     """Until a conversion is under way in the folder."""
     deadline = time.monotonic() + PATIENCE_S
-    while not list(out.glob(f"{place.SCRATCH_PREFIX}*/{VARIANT}")):
+    while not list(out.glob(f"{place.SCRATCH_PREFIX}*/{variant}")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -80,8 +84,8 @@ def test_a_killed_build_leaves_nothing_and_the_waiting_one_builds(
 ) -> None:
     """A second build says that it waits; when the first is killed, it clears up and finishes whole."""
     out = tmp_path / "artifacts"
-    first = start(out)
-    wait_for_work(out, first)
+    first = start(out, *FOR_LONG, variants=SECOND)
+    wait_for_work(out, first, variant=SECOND)
     second = start(out)
     wait_for_line(second, "waiting for another build")
     first.kill()
@@ -104,9 +108,37 @@ def test_an_interrupted_build_leaves_what_was_there(start: Start, tmp_path: Path
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, output
-    assert output.splitlines()[-1] == "interrupted; the artifacts that were there are unchanged"
+    assert output.splitlines()[-1].startswith(
+        "interrupted; the artifacts that were there are unchanged"
+    )
     assert (out / VARIANT / "model.onnx").read_bytes() == b"of before"
     assert sorted(path.name for path in out.iterdir()) == [place.LOCK_NAME, VARIANT]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_build_goes_on_where_it_was_killed(
+    start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Of two variants the finished one is kept to the byte, the other made; both are then compared."""
+    out = tmp_path / "artifacts"
+    both = f"{VARIANT},{SECOND}"
+    killed = start(out, *FOR_LONG, variants=both)
+    wait_for_work(out, killed, variant=SECOND)
+    killed.send_signal(number)
+    output, _ = killed.communicate(timeout=PATIENCE_S)
+    assert killed.returncode == (-number if number == signal.SIGKILL else 128 + number), output
+    assert not (out / SECOND).exists()
+    if number == signal.SIGTERM:  # cleared up at once
+        assert sorted(p.name for p in out.iterdir()) == [place.LOCK_NAME, place.UNCOMPARED, VARIANT]
+        assert load_ladder(out).rungs[0].manifest.variant == VARIANT
+    resumed = start(out, "--missing", variants=both)
+    output, _ = resumed.communicate(timeout=PATIENCE_S)
+    assert resumed.returncode == 0, output
+    assert f"{SECOND}: convert" in output
+    assert f"{VARIANT}: convert" not in output
+    assert sorted(p.name for p in out.iterdir()) == [place.LOCK_NAME, VARIANT, SECOND]
+    grids = [[(c.texts, c.tokens) for c in verify(out / v).profile.grid] for v in (VARIANT, SECOND)]
+    assert grids[0] == grids[1]
 
 
 def test_damaged_weights_are_one_line(start: Start, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -188,6 +220,34 @@ def test_leftovers_that_are_not_whole_are_not_saved(tmp_path: Path, write_artifa
     with place.workplace(tmp_path, step):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [place.LOCK_NAME]
+
+
+def test_what_a_dead_build_finished_is_saved_and_marked(tmp_path: Path, write_artifact) -> None:
+    """Whole artifacts go into free places, their profiles marked as measured alone; others stay."""
+    stale = tmp_path / f"{place.SCRATCH_PREFIX}dead"
+    write_artifact(tmp_path / "fake-fp32", p1=1.0, cost_ms=1.0)
+    write_artifact(stale / "fake-fp32", p1=0.5, cost_ms=1.0)
+    write_artifact(stale / "fake-int8", p1=0.99, cost_ms=0.5)
+    assert not place.is_complete(tmp_path, ["fake-fp32"])  # there is something to save
+    with place.workplace(tmp_path, step):
+        assert not place.is_complete(tmp_path, ["fake-fp32", "fake-int8"])
+        assert place.uncompared(tmp_path)
+        place.mark_compared(tmp_path)
+    assert place.is_complete(tmp_path, ["fake-fp32", "fake-int8"])
+    assert not place.is_complete(tmp_path, ["fake-fp32", "fake-bf16"])
+    assert verify(tmp_path / "fake-fp32").fidelity.p1 == 1.0
+
+
+def test_artifacts_of_two_checkpoints_are_not_mixed(tmp_path: Path, write_artifact) -> None:
+    """What a dead build made of another checkpoint goes away: a server takes one checkpoint only."""
+    stale = tmp_path / f"{place.SCRATCH_PREFIX}dead"
+    write_artifact(tmp_path / "fake-fp32", p1=1.0, cost_ms=1.0)
+    manifest = write_artifact(stale / "fake-int8", p1=0.99, cost_ms=0.5)
+    other = replace(manifest, checkpoint=replace(manifest.checkpoint, digest="1" * 64))
+    write_manifest(stale / "fake-int8", other)
+    with place.workplace(tmp_path, step):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [place.LOCK_NAME, "fake-fp32"]
 
 
 def test_a_finished_variant_replaces_the_old_one(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,21 +24,12 @@ from serve_app.errors import ConversionError  # noqa: E402
 pytestmark = pytest.mark.model
 
 LAYERS, LINEARS_PER_LAYER, HIDDEN, VOCABULARY = 2, 6, 32, 100
+MakeBert = Callable[..., Any]
 
 
-def tiny_bert() -> torch.nn.Module:
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        intermediate_size=2 * HIDDEN,
-        max_position_embeddings=64,
-        initializer_range=0.1,
-        attn_implementation="eager",
-    )
-    return transformers.BertModel(config).eval()
+@pytest.fixture(scope="module")
+def tiny_bert(make_bert: MakeBert) -> MakeBert:
+    return partial(make_bert, max_position_embeddings=64, attn_implementation="eager")
 
 
 def batch(rows: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +43,7 @@ def embed(file: Path, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def fp32_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fp32_file(tiny_bert: MakeBert, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("fp32") / "model.onnx"
     to_onnx.export(tiny_bert(), file, pooling="mean")
     return file
@@ -118,7 +112,7 @@ def test_fp16_is_half_the_size_and_loads(fp32_file: Path, tmp_path: Path) -> Non
     np.testing.assert_allclose(vectors, embed(fp32_file, ids, mask), atol=3e-3)
 
 
-def test_fp16_sums_beyond_its_range(tmp_path: Path) -> None:
+def test_fp16_sums_beyond_its_range(tiny_bert: MakeBert, tmp_path: Path) -> None:
     """Pooling stays in FP32: token states of 30000 sum to what FP16 has no number for."""
     model = tiny_bert()
     with torch.no_grad():
@@ -130,7 +124,7 @@ def test_fp16_sums_beyond_its_range(tmp_path: Path) -> None:
     np.testing.assert_allclose(embed(fp16, ids, mask), embed(fp32, ids, mask), atol=3e-3)
 
 
-def test_torch_rounds_each_time_the_same() -> None:
+def test_torch_rounds_each_time_the_same(tiny_bert: MakeBert) -> None:
     """Two openings of the same weights give the same vectors, and every linear layer is INT8."""
     ids, mask = (torch.from_numpy(array) for array in batch(2, 9))
     states = []

@@ -15,16 +15,18 @@ from converters import fidelity  # noqa: E402 - they need what is skipped for ab
 from converters.checkpoint import Checkpoint, read_checkpoint  # noqa: E402
 from converters.gates import gate  # noqa: E402
 from converters.overflow import FP16_MAX, Scan, scan  # noqa: E402
-from converters.recipes import Source  # noqa: E402
+from converters.recipes import RECIPES, Notes, Source  # noqa: E402
 from converters.to_fp16 import write_half  # noqa: E402
 from serve_app.engines.base import Engine, TokenIds, open_engine  # noqa: E402
 from serve_app.engines.torch_engine import TorchEngine  # noqa: E402
 from serve_app.errors import ConversionError  # noqa: E402
-from serve_app.manifest import Fidelity, Variant  # noqa: E402
+from serve_app.manifest import Fidelity  # noqa: E402
 
 pytestmark = pytest.mark.model
 
 MakeCheckpoint = Callable[..., Path]
+
+FP16 = RECIPES["torch-fp16"]
 
 
 def loud_intermediate(model: Any) -> None:
@@ -60,14 +62,7 @@ def test_plain_half_fails_where_the_scan_passes(
 
     kept = write_half(checkpoint, tmp_path, batches=source.batches(ids))
     assert kept == ("encoder.layer.0",)
-    variant = Variant(
-        variant="torch-fp16",
-        runtime="torch",
-        precision="fp16",
-        checkpoint=checkpoint.facts,
-        tokenizer=checkpoint.tokenizer,
-        kept_fp32=kept,
-    )
+    variant = FP16.variant("torch-fp16", checkpoint, notes=Notes(kept_fp32=kept))
     found = measured(checkpoint, open_engine(tmp_path, variant), ids)
     assert gate("fp16", found) is None
     assert found.p1 > 0.9999

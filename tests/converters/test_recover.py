@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: nothing can
 pytest.importorskip("transformers")
 pytest.importorskip("onnxruntime")
 
-from converters import fidelity, recover  # noqa: E402 - they need what is skipped for above
+from converters import fake_quantisation, fidelity, recover  # noqa: E402 - they need what is skipped for above
 from converters.checkpoint import Checkpoint, read_checkpoint  # noqa: E402
 from converters.recipes import Source  # noqa: E402
 from converters.to_int8 import TokenBatch, distance, quantize_static  # noqa: E402
@@ -63,9 +63,9 @@ def test_the_student_rounds_as_the_engine_will(
     model = source.checkpoint.load_model()
     exact = vectors(model, batch).numpy()
     parts = [part for b in batches for part in recover._small(b)]
-    with recover._fake_quantised(model, parts), torch.no_grad():
+    with fake_quantisation.fake_quantised(model, parts), torch.no_grad():
         for layer in model.modules():
-            if isinstance(layer, recover._FakeQuantised):
+            if isinstance(layer, fake_quantisation.FakeQuantised):
                 smooth = layer.linear.weight * layer.scale
                 step = smooth.abs().amax(dim=1, keepdim=True) / 127
                 layer.linear.weight.copy_((smooth / step).round() * step / layer.scale)

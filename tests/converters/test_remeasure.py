@@ -212,7 +212,7 @@ def test_measure_measures_all_side_by_side(
     """Asked for by name, what was measured here in a noisy hour is measured again too."""
     command("measure")
     assert opened == ["fake-bf16", "fake-fp32", "fake-int8"]
-    assert "profile fake-bf16, fake-fp32, fake-int8 again on" in capsys.readouterr().err
+    assert "profile fake-bf16, fake-fp32, fake-int8 on" in capsys.readouterr().err
 
 
 def test_list_warns_of_foreign_profiles_with_the_command_that_mends_them(

@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 
 from converters import fidelity  # noqa: E402 - they need what is skipped for above
 from converters.checkpoint import Checkpoint, read_checkpoint  # noqa: E402
+from converters.recipes import MIXED, RECIPES  # noqa: E402
 from converters.to_torch import write_weights  # noqa: E402
 from serve_app.engines.base import open_engine  # noqa: E402
 from serve_app.engines.mixed_precision import halve  # noqa: E402
@@ -29,14 +30,7 @@ def mixed(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Mi
     folder = tmp_path_factory.mktemp("mixed")
     checkpoint = read_checkpoint(tiny_checkpoint, name="tiny")
     write_weights(checkpoint, folder, dtype=torch.float32)
-    variant = Variant(
-        variant="torch-fp16-mixed",
-        runtime="torch",
-        precision="fp16",
-        checkpoint=checkpoint.facts,
-        tokenizer=checkpoint.tokenizer,
-        autocast=True,
-    )
+    variant = RECIPES[MIXED].variant(MIXED, checkpoint)
     return folder, variant, checkpoint
 
 
