@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.func import functional_call
 
-from converters.to_int8 import TokenBatch
+from converters.calibration import TokenBatch
 from serve_app.engines.mixed_precision import cast_floats
 from serve_app.errors import ConversionError
 

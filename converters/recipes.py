@@ -16,8 +16,8 @@ from serve_app.manifest import Runtime, Variant
 from serve_app.policy.batching import next_batch
 
 if TYPE_CHECKING:
+    from converters.calibration import TokenBatch
     from converters.recover import Recovery
-    from converters.to_int8 import TokenBatch
 
 CALIBRATION_BATCH_TOKENS = 2048
 MAX_EXPORT_ERROR = 1e-4  # of a unit vector's component; rounding gives 1e-7

@@ -30,9 +30,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from converters.calibration import TokenBatch, distance, split
 from converters.checkpoint import Checkpoint
 from converters.fake_quantisation import fake_quantised
-from converters.to_int8 import TokenBatch, distance, quantize_static, split
+from converters.to_int8 import quantize_static
 from converters.to_onnx import export
 from serve_app.engines.pooling import pool
 from serve_app.errors import ConversionError

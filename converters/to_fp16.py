@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from converters.calibration import TokenBatch
 from converters.checkpoint import Checkpoint
 from converters.overflow import scan
-from converters.to_int8 import TokenBatch
 from converters.to_torch import require_known_model
 from serve_app.engines.mixed_precision import halve
 

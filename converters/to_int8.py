@@ -4,35 +4,32 @@ A linear layer is a MatMul whose second input is a weight. After smoothing (`smo
 activation becomes UINT8 per tensor and its weight INT8 per output channel, written as
 QuantizeLinear/DequantizeLinear pairs, which ONNX Runtime and OpenVINO both turn into integer
 kernels. The ranges come from the observed extremes: clipping them was tried and lost fidelity.
-Weights are rounded twice, to the nearest and by GPTQ (`gptq.py`), and the closer graph is kept.
+Weights are rounded twice, to the nearest and by GPTQ (`gptq.py`); the closer graph's biases are then
+corrected (`bias_correction.py`), and what comes closest is kept. Embedding tables are INT8 by row.
 """
 
-import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from onnx import helper
 
 from converters import gptq
-from converters.onnx_graph import Floats, Graph, LinearGroup
+from converters.bias_correction import correct_biases
+from converters.calibration import TokenBatch, activations, distance, open_session, run, split
+from converters.int8_embeddings import quantise_embeddings
+from converters.onnx_graph import Graph, LinearGroup
 from converters.smoothing import SCALE_FLOOR, ChannelRange, Smoothed, smooth
 from serve_app.errors import ConversionError
 
-TokenBatch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # ids, mask: [batch, tokens]
-
 DEFAULT_ALPHA = 0.8
-MAX_OBSERVED_TOKENS = 2048  # a forward pass with every activation kept: ~150 MB for a 384-dim BERT
-INPUT_NAMES = ("input_ids", "attention_mask")
 INTEGER_OPS = frozenset({"MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QGemm"})
 MAX_SMOOTHING_ERROR = 1e-3  # of a unit vector's component; rounding gives about 1e-6
-HELD_OUT = 4  # every fourth calibration text decides between the roundings, and feeds neither
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +42,7 @@ class Int8Report:
     scales_inserted: int
     scales_folded: int
     gptq: bool  # whether its rounding was closer than rounding to the nearest
+    biases_corrected: bool  # whether that came closer still
 
 
 def quantize_static(
@@ -80,7 +78,9 @@ def quantize_static(
     # Else the pattern was found where channels do not line up: do without folding.
     learn, judge = split(batches)
     with tempfile.TemporaryDirectory(dir=out_file.parent, prefix=".int8-") as folder:
-        nearest, rounded = Path(folder) / "nearest.onnx", Path(folder) / "gptq.onnx"
+        nearest, rounded, corrected = (
+            Path(folder) / f"{n}.onnx" for n in ("nearest", "gptq", "bias")
+        )
         smoothed = smoothed_again(fold=fold)
         moments = _moments(smoothed, learn)
         _quantise(smoothed, {})
@@ -88,42 +88,20 @@ def quantize_static(
         again = smoothed_again(fold=fold)
         _quantise(again, moments)
         again.graph.save(rounded)
-        is_closer = distance(reference_file or fp32_file, rounded, judge) < distance(
-            reference_file or fp32_file, nearest, judge
-        )
-        (rounded if is_closer else nearest).replace(out_file)
+        far = partial(distance, reference_file or fp32_file, batches=judge)
+        best = min(nearest, rounded, key=far)
+        correct_biases(fp32_file, best, corrected, batches=learn)
+        kept = min(best, corrected, key=far)
+        kept.replace(out_file)
     return Int8Report(
         linears=linears,
         integer_linears=integer_linears,
         calibrated_tensors=len(ranges),
         scales_inserted=len(groups) - smoothed.folded,
         scales_folded=smoothed.folded,
-        gptq=is_closer,
+        gptq=best == rounded,
+        biases_corrected=kept == corrected,
     )
-
-
-def split(batches: Sequence[TokenBatch]) -> tuple[list[TokenBatch], list[TokenBatch]]:
-    """Batches of the texts that learn a rounding, and of every `HELD_OUT`-th text, that judges it."""
-    sides: tuple[list[TokenBatch], list[TokenBatch]] = ([], [])
-    seen = 0
-    for input_ids, attention_mask in batches:
-        judges = np.arange(seen, seen + len(input_ids)) % HELD_OUT == HELD_OUT - 1
-        seen += len(input_ids)
-        for side, rows in zip(sides, (~judges, judges), strict=True):
-            if rows.any():
-                side.append((input_ids[rows], attention_mask[rows]))
-    return sides
-
-
-def distance(reference_file: Path, file: Path, batches: Sequence[TokenBatch]) -> float:
-    """Mean 1 - cosine between the unit vectors of two graphs; infinite where one is not finite."""
-    expected, found = _session(str(reference_file)), _session(str(file))
-    apart = [
-        1 - (_run(expected, batch)[0].astype(np.float64) * _run(found, batch)[0]).sum(axis=1)
-        for batch in batches
-    ]
-    mean = float(np.concatenate(apart).mean()) if apart else math.inf
-    return mean if math.isfinite(mean) else math.inf
 
 
 def _save_integer(graph: Graph, file: Path, *, linears: int) -> int:
@@ -148,7 +126,7 @@ def _moments(smoothed: Smoothed, batches: Sequence[TokenBatch]) -> dict[str, _Mo
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "smoothed.onnx"
         smoothed.graph.save(file)
-        for name, rows in _activations(file, list(smoothed.ranges), batches):
+        for name, rows in activations(file, list(smoothed.ranges), batches):
             known = moments.get(name, _Moments(np.zeros((rows.shape[1],) * 2), 0))
             total = known.total + (rows.T @ rows)
             moments[name] = _Moments(total, known.tokens + len(rows))
@@ -159,14 +137,15 @@ def _quantise(smoothed: Smoothed, moments: Mapping[str, _Moments]) -> None:
     for group in smoothed.graph.linear_groups():
         observed = smoothed.ranges[group.activation]
         add_quantisation(smoothed.graph, group, observed, moments=moments.get(group.activation))
+    quantise_embeddings(smoothed.graph)
 
 
 def observe(
-    fp32_file: Path, activations: Sequence[str], *, batches: Sequence[TokenBatch]
+    fp32_file: Path, names: Sequence[str], *, batches: Sequence[TokenBatch]
 ) -> dict[str, ChannelRange]:
-    """Run `batches` through the FP32 graph and return each activation's range per channel."""
+    """Run `batches` through the FP32 graph and return each named activation's range per channel."""
     ranges: dict[str, ChannelRange] = {}
-    for name, rows in _activations(fp32_file, activations, batches):
+    for name, rows in activations(fp32_file, names, batches):
         seen = ChannelRange(rows.min(axis=0), rows.max(axis=0))
         known = ranges.get(name, seen)
         ranges[name] = ChannelRange(
@@ -175,51 +154,12 @@ def observe(
     return ranges
 
 
-def _activations(
-    file: Path, names: Sequence[str], batches: Sequence[TokenBatch]
-) -> Iterator[tuple[str, Floats]]:
-    """Run batches and give each named tensor of each, float32 [real tokens, channels]."""
-    model = onnx.load(str(file))
-    del model.graph.output[:]
-    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    session = _session(model.SerializeToString())
-    for batch in _small(batches):
-        for name, values in zip(names, _run(session, batch), strict=True):
-            yield name, _real_rows(values, batch[1])
-
-
-def _session(model: bytes | str) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1  # converting must leave the machine usable
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def _run(session: ort.InferenceSession, batch: TokenBatch) -> list[Floats]:
-    outputs: list[Floats] = session.run(None, dict(zip(INPUT_NAMES, batch, strict=True)))
-    return outputs
-
-
-def _small(batches: Sequence[TokenBatch]) -> Iterator[TokenBatch]:
-    """Split batches by rows until each holds few enough tokens to keep all its activations."""
-    for input_ids, attention_mask in batches:
-        rows = max(1, MAX_OBSERVED_TOKENS // input_ids.shape[1])
-        for start in range(0, len(input_ids), rows):
-            yield input_ids[start : start + rows], attention_mask[start : start + rows]
-
-
-def _real_rows(values: Floats, attention_mask: npt.NDArray[np.int64]) -> Floats:
-    """The activation of real tokens, [n, channels], whether it is laid out by text or by token."""
-    flat = values.reshape(-1, values.shape[-1])
-    is_per_token = len(flat) == attention_mask.size
-    return flat[attention_mask.reshape(-1) > 0] if is_per_token else flat
-
-
 def _same_vectors(fp32_file: Path, graph: Graph, batch: TokenBatch) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         smoothed_file = Path(folder) / "smoothed.onnx"
         graph.save(smoothed_file)
         files = (fp32_file, smoothed_file)
-        expected, found = (_run(_session(str(file)), batch)[0] for file in files)
+        expected, found = (run(open_session(str(file)), batch)[0] for file in files)
     return bool(np.abs(expected - found).max() <= MAX_SMOOTHING_ERROR)
 
 

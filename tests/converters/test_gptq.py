@@ -10,7 +10,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from converters import gptq, to_int8  # noqa: E402 - they need what is skipped for above
+from converters import calibration, gptq, to_int8  # noqa: E402 - they need what is skipped for above
 from converters.onnx_graph import Floats  # noqa: E402
 
 pytestmark = pytest.mark.model
@@ -75,7 +75,7 @@ def linear_file(folder: Path) -> Path:
     ]
     ids = [
         onnx.helper.make_tensor_value_info(n, onnx.TensorProto.INT64, ["b", "t"])
-        for n in to_int8.INPUT_NAMES
+        for n in calibration.INPUT_NAMES
     ]
     output = onnx.helper.make_tensor_value_info("sentence_embedding", 1, ["b", OUTPUTS])
     weights = {
@@ -115,5 +115,5 @@ def test_the_closer_rounding_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not to_int8.quantize_static(fp32, bad, batches=BATCHES).gptq
     assert (int8_weight(bad) != 1).any()
     assert (int8_weight(bad) != int8_weight(good)).any()
-    judge = to_int8.split(BATCHES)[1]
-    assert to_int8.distance(fp32, good, judge) < to_int8.distance(fp32, bad, judge)
+    judge = calibration.split(BATCHES)[1]
+    assert calibration.distance(fp32, good, judge) < calibration.distance(fp32, bad, judge)

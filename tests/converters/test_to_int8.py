@@ -14,6 +14,7 @@ ort = pytest.importorskip("onnxruntime")
 transformers = pytest.importorskip("transformers")
 
 from converters import smoothing, to_int8, to_onnx  # noqa: E402 - they need what is skipped for above
+from converters.calibration import TokenBatch  # noqa: E402
 from serve_app.errors import ConversionError  # noqa: E402
 from serve_app.manifest import Pooling  # noqa: E402
 
@@ -48,7 +49,7 @@ def tiny_bert() -> torch.nn.Module:
     return model
 
 
-def token_batch(rows: int, tokens: int, *, seed: int = 0, padding: int = 0) -> to_int8.TokenBatch:
+def token_batch(rows: int, tokens: int, *, seed: int = 0, padding: int = 0) -> TokenBatch:
     """Random ids int64 [rows, tokens + padding], with their mask."""
     rng = np.random.default_rng(seed)
     input_ids = rng.integers(1, VOCABULARY, (rows, tokens))
@@ -59,7 +60,7 @@ def token_batch(rows: int, tokens: int, *, seed: int = 0, padding: int = 0) -> t
 CALIBRATION = [token_batch(16, tokens, seed=tokens) for tokens in (5, 12, 30)]
 
 
-def embed(file: Path, batch: to_int8.TokenBatch) -> np.ndarray:
+def embed(file: Path, batch: TokenBatch) -> np.ndarray:
     feeds = dict(zip(to_onnx.INPUT_NAMES, batch, strict=True))
     return ort.InferenceSession(str(file)).run(None, feeds)[0].astype(np.float64)
 
@@ -104,6 +105,7 @@ def test_every_linear_is_integer(fp32_file: Path, tmp_path: Path) -> None:
         scales_inserted=LAYERS * (GROUPS_PER_LAYER - 1),
         scales_folded=LAYERS,
         gptq=report.gptq,
+        biases_corrected=report.biases_corrected,
     )
 
 
