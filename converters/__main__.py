@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from converters.arguments import parser
-from converters.workplace import EXIT_INTERRUPTED, INTERRUPTED, is_complete
+from converters.workplace import EXIT_INTERRUPTED, INTERRUPTED, is_complete, models_in
 from serve_app.errors import ConversionError, SetupError
 from serve_app.manifest import MANIFEST_NAME, Manifest, verify
 from serve_app.registry import standings
@@ -70,7 +70,7 @@ def _build(args: argparse.Namespace) -> None:
             step=progress.step,
             say=progress.line,
         )
-        if is_complete(args.out, variants):
+        if is_complete(args.out, variants) or _is_of_another_model(args, progress):
             if measured:
                 _list(args)
             return
@@ -79,6 +79,19 @@ def _build(args: argparse.Namespace) -> None:
     asked = {*names, *([MIXED] if args.mixed else []), *(RECOVERED if args.recover else [])}
     recipes = {variant: RECIPES[variant] for variant in variants}
     _convert(args, recipes, progress, asked=asked.intersection(variants))
+
+
+def _is_of_another_model(args: argparse.Namespace, progress: Progress) -> bool:
+    """Whether the folder was built from a checkpoint of one's own, and no other was named now."""
+    from converters.checkpoint import DEFAULT_CHECKPOINT, PACKAGES
+
+    there = models_in(args.out)
+    if not there or args.checkpoint != DEFAULT_CHECKPOINT or PACKAGES[args.checkpoint][0] in there:
+        return False
+    progress.line(
+        f"{args.out} holds {', '.join(sorted(there))}: nothing is built beside it without --checkpoint"
+    )
+    return True
 
 
 def _require_recoverable(args: argparse.Namespace, variants: Sequence[str]) -> None:

@@ -110,6 +110,11 @@ def artifacts_of(checkpoint: Checkpoint, tokenizer: Tokenizer, *, out: Path) -> 
     ]
 
 
+def models_in(out: Path) -> set[str]:
+    """The names of the models whose artifacts are in place."""
+    return {manifest.checkpoint.name for _, manifest in _in_place(out)}
+
+
 def is_complete(out: Path, variants: Collection[str]) -> bool:
     """Whether nothing is left to do for these variants, as far as the folder itself tells."""
     there = {folder.name for folder, _ in _in_place(out)}

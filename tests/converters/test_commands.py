@@ -21,7 +21,13 @@ from converters.__main__ import main  # noqa: E402
 from converters.checkpoint import read_checkpoint  # noqa: E402
 from converters.recipes import RECIPES  # noqa: E402
 from serve_app.engines.base import open_engine  # noqa: E402
-from serve_app.manifest import MANIFEST_NAME, read_manifest, verify  # noqa: E402
+from serve_app.engines.measure import hardware_name  # noqa: E402
+from serve_app.manifest import (  # noqa: E402
+    MANIFEST_NAME,
+    read_manifest,
+    verify,
+    write_manifest,
+)
 
 pytestmark = pytest.mark.model
 
@@ -266,3 +272,20 @@ def test_profiles_of_a_folder_come_from_one_run(run: Run, tmp_path: Path) -> Non
         (c.texts, c.tokens) for c in beside.profile.grid
     ]
     assert again.profile.load_ms == first.profile.load_ms
+
+
+def test_missing_builds_nothing_beside_another_model(
+    artifacts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make serve` on a folder of one's own model leaves it alone, and says how to add to it."""
+    before = sorted(artifacts.rglob("*"))
+    for name in ("fake-fp32", "fake-bf16", "fake-int8"):
+        manifest = read_manifest(artifacts / name)
+        profile = replace(manifest.profile, hardware=hardware_name("cpu"))
+        write_manifest(artifacts / name, replace(manifest, profile=profile))
+    monkeypatch.setattr(sys, "argv", ["converters", "build", "--missing", "--out", str(artifacts)])
+    main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds tiny" in line
+    assert "--checkpoint" in line
+    assert sorted(artifacts.rglob("*")) == before
