@@ -159,12 +159,12 @@ def test_a_killed_replica_loses_no_request(start_server: StartServer) -> None:
     assert not server.stop()
 
 
-def test_an_onnx_replica_has_neither_torch_nor_transformers(server: Server) -> None:
-    """Replicas of CPU variants map no torch library into their memory."""
-    for variant in ("onnx-fp32", "onnx-int8"):
+def test_a_replica_loads_its_own_runtime_only(server: Server) -> None:
+    """Replicas of CPU variants map their runtime, and no torch library, into their memory."""
+    for variant, runtime in (("onnx-fp32", "onnxruntime"), ("openvino-int8", "openvino")):
         for pid in server.replica_pids(variant):
             maps = {m.path for m in psutil.Process(pid).memory_maps()}
-            assert any("onnxruntime" in path for path in maps)
+            assert any(runtime in path for path in maps)
             assert not any("/torch/" in path for path in maps)
 
 
