@@ -53,11 +53,11 @@ class Provenance:
         )
 
 
-def provenance(device: Device = "cpu", *, also: Sequence[str] = ()) -> Provenance:
-    """Of this process, now; with the versions of further packages."""
+def provenance(device: Device = "cpu", *, packages: Sequence[str] = TOOLS) -> Provenance:
+    """Of this process, now."""
     return Provenance(
         machine=hardware_name(device),
-        tools=tool_versions((*also, *TOOLS)),
+        tools=tool_versions(packages),
         commit=commit(Path(__file__).parent),
         command=command_line(),
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -38,7 +38,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         "--profile",
         default="quick",
         choices=tuple(PROFILES),
-        help="quick: about 4 minutes; full: about 10; soak: 10 minutes at half of the knee "
+        help="quick: about 3 minutes; full: about 10; soak: 10 minutes at half of the knee "
         "(default: %(default)s)",
     )
     run.add_argument(

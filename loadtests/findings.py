@@ -10,8 +10,9 @@ import numpy as np
 
 from loadtests.knee import Curve, Knee, curve, find_knee
 from loadtests.measures import Measures, budget_name, measure, within_budget
+from loadtests.phases import SOAK
 from loadtests.records import Columns, read_columns, to_columns
-from loadtests.run_folder import REQUESTS, SAMPLES, About, Ran
+from loadtests.run_folder import REQUESTS, SAMPLES, About
 from loadtests.sampling import Sample, growth, read_samples
 from loadtests.slo import Verdict, check, parse_slo
 
@@ -32,7 +33,7 @@ class Findings:
     ramp: str | None  # the phase whose knee counts: the last ramp
     curve: Curve | None
     knee: Knee | None
-    memory_growth: float | None  # over the longest phase
+    memory_growth: float | None  # over the soak
     sending_late_ms: dict[str, float]  # by phase, p95 of how late requests left the client
     warnings: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
@@ -45,11 +46,6 @@ class Findings:
     def variants(self) -> list[str]:
         """Served variants, best fidelity first."""
         return [v.variant for v in self.about.served]
-
-    @property
-    def longest(self) -> Ran | None:
-        """The phase to judge memory by."""
-        return max(self.about.phases, key=lambda p: p.ended_s - p.started_s, default=None)
 
 
 def gather(folder: Path) -> Findings:
@@ -101,12 +97,12 @@ def _by_budget(rows: Columns, feasible: Mapping[str, float]) -> dict[str, float]
 
 
 def _growth(about: About, samples: tuple[Sample, ...]) -> float | None:
-    """Over the longest phase, its first minutes left out: caches fill and replicas start."""
-    longest = max(about.phases, key=lambda p: p.ended_s - p.started_s, default=None)
-    if longest is None:
+    """Over the soak, its first minutes left out: caches fill and replicas start."""
+    soak = next((p for p in about.phases if p.name == SOAK), None)
+    if soak is None:
         return None
-    warm_s = min(WARM_MOST_S, WARM_SHARE * (longest.ended_s - longest.started_s))
-    return growth(samples, from_s=longest.started_s, to_s=longest.ended_s, warm_s=warm_s)
+    warm_s = min(WARM_MOST_S, WARM_SHARE * (soak.ended_s - soak.started_s))
+    return growth(samples, from_s=soak.started_s, to_s=soak.ended_s, warm_s=warm_s)
 
 
 def _warnings(

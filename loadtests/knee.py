@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtests.measures import budget_counts
+from loadtests.measures import budget_counts, due_counts
 from loadtests.records import OK, Columns
 
 BIN_S = 1.0
@@ -24,11 +24,13 @@ LEAST_ACHIEVED = 0.95
 LEAST_WITHIN = 0.99
 FORGIVEN = 1
 FEWEST_BINS = 5
+LEAST_BAD_BINS = 4
+COLLAPSED_S = 5
 DEFINITION = (
-    f"The knee is the highest offered load up to which answers came back at {LEAST_ACHIEVED:.0%} of the rate "
-    f"they were asked for and {LEAST_WITHIN:.0%} of feasible requests were answered within their budget: over "
+    f"The knee is the highest offered load up to which feasible requests were answered at {LEAST_ACHIEVED:.0%} "
+    f"of the rate they were asked at, and {LEAST_WITHIN:.0%} of feasible requests were answered within their budget: over "
     f"{SMOOTH_BINS} seconds around each second of the ramp, {FORGIVEN} request forgiven in each, and placed where "
-    "it leaves the fewest bad seconds below it and good seconds above."
+    f"it leaves the fewest bad seconds below it and good seconds above; {LEAST_BAD_BINS} bad ones above it show it."
 )
 
 Floats = NDArray[np.float64]
@@ -81,7 +83,8 @@ def curve(ramp: Columns, feasible: Mapping[str, float]) -> Curve | None:
     arrivals = _count(ramp.intended_s, edges)
     slope, base = np.polyfit(time_s - start_s, arrivals / BIN_S, 1)
     offered = np.maximum(slope * (time_s - start_s) + base, 0.0)
-    asked, answered = _smooth(arrivals), _smooth(_count(_answered_s(ramp), edges))
+    asked = _smooth(due_counts(ramp, feasible, edges))
+    answered = _smooth(_count(_answered_s(ramp), edges))
     due, missed = map(_smooth, budget_counts(ramp, feasible, edges))
     kept_up = answered >= LEAST_ACHIEVED * asked - FORGIVEN
     in_time = missed <= (1 - LEAST_WITHIN) * due + FORGIVEN
@@ -103,23 +106,26 @@ def find_knee(seconds: Curve) -> Knee:
     bad_below = np.concatenate([[0], np.cumsum(~good)])
     good_above = good.sum() - np.concatenate([[0], np.cumsum(good)])
     split = int(np.argmin(bad_below + good_above))
-    load = seconds.offered_per_s[max(split - 1, 0)]
+    reached = int((~good[split:]).sum()) >= LEAST_BAD_BINS
+    load = seconds.offered_per_s[max(split - 1, 0)] if reached else seconds.offered_per_s.max()
     return Knee(
         load_per_s=float(load),
-        reached=split < len(good),
-        below_ramp=split == 0,
+        reached=reached,
+        below_ramp=reached and split == 0,
         highest_offered_per_s=float(seconds.offered_per_s.max()),
         highest_achieved_per_s=float(seconds.achieved_per_s.max()),
     )
 
 
-def collapsed(ramp: Columns, *, now_s: float, seconds: float = 5.0, share: float = 0.7) -> bool:
-    """Whether answers stayed below a share of what was asked for in each of the last seconds.
+def collapsed(
+    ramp: Columns, feasible: Mapping[str, float], *, now_s: float, share: float = 0.7
+) -> bool:
+    """Whether answers stayed below a share of the feasible requests in each of the last seconds.
 
     The last second before `now_s` is left out: its requests may still be under way.
     """
-    edges = now_s - 1 - seconds + np.arange(int(seconds) + 1, dtype=np.float64)
-    asked, answered = _count(ramp.intended_s, edges), _count(_answered_s(ramp), edges)
+    edges = now_s - 1 - COLLAPSED_S + np.arange(COLLAPSED_S + 1, dtype=np.float64)
+    asked, answered = due_counts(ramp, feasible, edges), _count(_answered_s(ramp), edges)
     return bool(len(ramp) and ramp.intended_s.min() < edges[0] and (answered < share * asked).all())
 
 
@@ -128,7 +134,8 @@ def _count(times_s: Floats, edges: Floats) -> Floats:
 
 
 def _answered_s(rows: Columns) -> Floats:
-    return rows.finished_s[rows.status == OK]
+    finished_s: Floats = rows.finished_s[rows.status == OK]
+    return finished_s
 
 
 def _smooth(values: Floats) -> Floats:

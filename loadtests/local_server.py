@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -51,8 +52,6 @@ def serving(server: Server, *, artifacts: Path | None, folder: Path, say: Say) -
 
 def _free(server: Server) -> bool:
     """Whether a local port is simply not taken: whoever refuses us there is not to be replaced."""
-    import socket
-
     url = urlsplit(server.host)
     if url.hostname not in LOCAL:
         return False
@@ -62,7 +61,14 @@ def _free(server: Server) -> bool:
 
 def _build(artifacts: Path) -> None:
     command = [sys.executable, "-m", "converters", "build", "--missing", "--out", str(artifacts)]
-    if subprocess.run(command, check=False).returncode:  # noqa: S603
+    with subprocess.Popen(command, start_new_session=True) as build:  # noqa: S603
+        try:
+            build.wait()
+        except KeyboardInterrupt:
+            build.send_signal(signal.SIGTERM)  # it keeps what it has finished, and clears the rest
+            build.wait()
+            raise
+    if build.returncode:
         raise NoServer(f"no server runs, and {artifacts} could not be built")
 
 

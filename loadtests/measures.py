@@ -104,6 +104,15 @@ def budget_counts(
     return due, missed
 
 
+def due_counts(rows: Columns, feasible: Mapping[str, float], edges: Floats) -> Floats:
+    """Feasible requests, with a budget or without, by bin of intended time: [bins]."""
+    due = np.zeros(len(edges) - 1)
+    for name in np.unique(rows.hint_class):
+        of_class = rows.where(rows.hint_class == name)
+        due += feasible.get(str(name), 1.0) * _count(of_class.intended_s, edges)
+    return due
+
+
 def budget_name(budget_ms: float) -> str:
     """`25 ms`, or `no budget`."""
     return "no budget" if np.isnan(budget_ms) else f"{budget_ms:g} ms"

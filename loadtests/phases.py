@@ -12,6 +12,7 @@ from pathlib import Path
 
 from loadtests.knee import Knee
 
+SOAK = "soak"
 WARM_PER_S = 5.0
 RAMP_FROM_PER_S = 5.0
 SETTLED = 0.7  # of the knee's load: the load at which promises are judged
@@ -51,11 +52,11 @@ class Profile:
     @property
     def main_phase(self) -> str:
         """The phase that objectives are about unless they name one."""
-        return "soak" if self.soak_s else phase_name(None, SETTLED)
+        return SOAK if self.soak_s else phase_name(None, SETTLED)
 
 
 PROFILES = {
-    "quick": Profile(warm_s=5, ramp_s=45, settled_s=15, full_s=10, spike_s=15, trace_s=20),
+    "quick": Profile(warm_s=5, ramp_s=40, settled_s=14, full_s=8, spike_s=12, trace_s=15),
     "full": Profile(
         warm_s=10,
         ramp_s=120,
@@ -89,7 +90,8 @@ def next_ramp(profile: Profile, knee: Knee, *, attempt: int) -> Phase | None:
         top = knee.highest_offered_per_s
         return _ramp(name, 0.7 * top, HIGHER * top, profile.ramp_s)
     if knee.load_per_s < STEEP * knee.highest_offered_per_s:
-        top = max(FINER * knee.load_per_s, 2 * WARM_PER_S)
+        # A steep ramp tells how much is answered better than when it was too much.
+        top = max(FINER * max(knee.load_per_s, knee.highest_achieved_per_s), 2 * WARM_PER_S)
         return _ramp(name, min(RAMP_FROM_PER_S, top / 4), top, profile.ramp_s)
     return None
 
@@ -113,7 +115,7 @@ def after_the_ramp(
         name = "trace" if trace else "bursty"
         yield _spec(name, f"{kind}rate={knee_per_s / 2:.1f}", profile.trace_s)
     if profile.soak_s:
-        yield _constant("soak", SOAKED * knee_per_s, profile.soak_s)
+        yield _constant(SOAK, SOAKED * knee_per_s, profile.soak_s)
 
 
 def _constant(name: str, per_s: float, seconds: float, *, pin: str | None = None) -> Phase:

@@ -26,6 +26,7 @@ STYLES = ("-", "--", "-.", ":")
 REFUSED = "#c9c9c9"
 MIX_BINS = 24
 LEAST_IN_BIN = 5
+LEAST_SPAN_PERCENT = 90.0
 
 Draw = Callable[["Figure", Findings], None]
 
@@ -58,14 +59,13 @@ def saturation(figure: Figure, findings: Findings) -> None:
     if seconds is None or knee is None:
         raise ValueError("no ramp to draw")
     most = float(seconds.offered_per_s.max())
-    top.plot([0, most], [0, most], color=MUTED, linewidth=1, linestyle="--")
+    top.plot([0, most], [0, most], "--", color=MUTED, linewidth=1, label="all answered")
     for good, colour, label in ((True, COLOURS[0], "kept up"), (False, COLOURS[5], "did not")):
         chosen = seconds.good == good
         x, y = seconds.offered_per_s[chosen], seconds.achieved_per_s[chosen]
         marker = "o" if good else "x"
         top.plot(x, y, marker, color=colour, markersize=5, label=f"a second that {label}")
         below.plot(x, 100 * seconds.within_share[chosen], marker, color=colour, markersize=5)
-    top.text(0.99 * most, most, "all answered ", color=MUTED, fontsize=8.5, ha="right", va="top")
     for axes in (top, below):
         axes.axvline(knee.load_per_s, color=INK, linewidth=1.3)
         plain(axes)
@@ -83,7 +83,9 @@ def saturation(figure: Figure, findings: Findings) -> None:
     top.set_ylabel("answered per second")
     below.set_ylabel("within budget, %")
     below.set_xlabel("requests offered per second")
-    below.set_ylim(-4, 104)
+    top.set_ylim(bottom=0)
+    least = 100 * float(np.nanmin(seconds.within_share, initial=1))
+    below.set_ylim(min(least, LEAST_SPAN_PERCENT) - 4, 102)
     top.set_xlim(0, 1.02 * most)
     title(top, f"saturation: answered against offered ({LEAST_ACHIEVED:.0%} must keep up)")
     top.legend(loc="upper left", frameon=False, fontsize=9)
@@ -92,6 +94,7 @@ def saturation(figure: Figure, findings: Findings) -> None:
 def routed(figure: Figure, findings: Findings) -> None:
     """Routed and each pinned variant at equal loads: budgets met, fidelity, latency, answers."""
     panels = figure.subplots(1, 4, sharey=True)
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
     policies = [None, *findings.variants]
     for share, filled in ((SETTLED, True), (FULL, False)):
         for row, pin in enumerate(policies):
@@ -119,10 +122,13 @@ def routed(figure: Figure, findings: Findings) -> None:
         plain(axes)
         axes.set_title(head, fontsize=9.5, loc="left")
         axes.tick_params(axis="x", labelsize=8)
-        axes.margins(x=0.12)
+        low, high = axes.get_xlim()
+        axes.set_xlim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+        if head.endswith("%"):
+            axes.set_xlim(max(min(low - 2, LEAST_SPAN_PERCENT), -3), 101)
         axes.locator_params(axis="x", nbins=4)
     panels[1].ticklabel_format(axis="x", useOffset=False)
-    panels[2].set_xlim(left=0)
+    panels[2].set_xlim(0, panels[2].get_xlim()[1])
     names = ["routed", *(f"all {v}" for v in findings.variants)]
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.5, -0.5)
@@ -175,11 +181,11 @@ def budgets(figure: Figure, findings: Findings) -> None:
     shares = np.array(
         [[findings.by_budget[p].get(b, np.nan) for b in classes] for p in phases], dtype=np.float64
     )
-    axes.imshow(100 * shares, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    axes.imshow(100 - 100 * shares, cmap="Oranges", vmin=-5, vmax=100, aspect="auto")
     for row, values in enumerate(100 * shares):
         for column, value in enumerate(values):
             if not np.isnan(value):
-                colour = "white" if value < 60 else INK  # noqa: PLR2004
+                colour = "white" if value < 40 else INK  # noqa: PLR2004
                 text = f"{value:.1f}" if value < 100 else "100"  # noqa: PLR2004
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(range(len(classes)), [f"budget {b}" for b in classes], fontsize=9)

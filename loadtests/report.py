@@ -13,7 +13,7 @@ from loadtests.errors import BadFile
 from loadtests.findings import Findings, gather
 from loadtests.knee import DEFINITION
 from loadtests.numbers_beside import PHASE_HEADS, cells, number, percent, write_numbers
-from loadtests.phases import FULL, SETTLED, phase_name
+from loadtests.phases import FULL, SETTLED, SOAK, phase_name
 
 PAGE_NAME = "index.html"
 TEMPLATE = Path(__file__).parent / "data" / "report.html"
@@ -168,11 +168,10 @@ def _phases(findings: Findings) -> str:
 
 
 def _memory(findings: Findings) -> str:
-    longest = findings.longest
-    if findings.memory_growth is None or longest is None:
-        return "The server's processes are not on this machine, or the run was too short to judge."
+    if findings.memory_growth is None:
+        return "Whether memory grows is judged in a soak, where the server's processes are on this machine."
     return (
-        f"Growth over {longest.name} after its warm-up, median of the last quarter against the first: "
+        f"Growth over the {SOAK} after its warm-up, median of the last quarter against the first: "
         f"{findings.memory_growth:+.2%}. Pages that processes share count once in each."
     )
 

@@ -34,7 +34,7 @@ from loadtests.survey import ramp_top, survey
 from loadtests.workload import Texts, Workload, parse_mix
 
 SETTLE_S = 10.0
-TOOLS = ("locust", "ray")
+TOOLS = ("locust", "ray", "onnxruntime", "openvino", "torch", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ def _begin(options: Options, server: Server, workload: Workload) -> About:
     pinned = workload.pinned({"bulk": cheapest})
     found = survey(server, pinned, seed=options.seed)
     about = About(
-        provenance=provenance(also=TOOLS),
+        provenance=provenance(packages=TOOLS),
         host=options.host,
         profile=options.profile,
         main_phase=PROFILES[options.profile].main_phase,
@@ -164,7 +164,9 @@ class Matrix:
             rest = left(phase.duration_s - passed_s)
             now = measure(_of(recent, phase.name), self.about.feasible)
             self._line.now(f"{title}, {rest} left: {numbers(now)}")
-            return may_collapse and collapsed(_of(recent, phase.name), now_s=time.time())
+            return may_collapse and collapsed(
+                _of(recent, phase.name), self.about.feasible, now_s=time.time()
+            )
 
         started_s = time.time()
         try:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_BINS = 240
 LEAST_FOR_P95 = 3
+TEN = 10.0
 
 
 def bin_s(findings: Findings) -> float:
@@ -153,7 +154,8 @@ def _phases(figure: Figure, findings: Findings) -> None:
 
 def _number_ticks(axes: Axes) -> None:
     low, high = axes.get_ylim()
-    ticks = [m * 10.0**e for e in range(-1, 6) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+    steps = (1, 2, 5) if high > TEN * low else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    ticks = [m * 10.0**e for e in range(-1, 6) for m in steps if low <= m * 10.0**e <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
 

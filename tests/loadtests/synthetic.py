@@ -80,6 +80,7 @@ PLAN: dict[str, tuple[int, Offered, str | None]] = {
     **{f"pinned-{v}-100": (6, lambda _: 100.0, v) for v in VARIANTS},
     "spike": (10, lambda t: 150.0 if 4 < t < 6 else 35.0, None),
     "bursty": (10, lambda _: 50.0, None),
+    "soak": (50, lambda _: 20.0, None),
 }
 
 

@@ -1,10 +1,12 @@
 """The knee is found where it is known to be, and noise does not move it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from loadtests.knee import LEAST_ACHIEVED, collapsed, curve, find_knee
-from loadtests.records import Row, to_columns
+from loadtests.records import NOT_ADMITTED, Row, to_columns
 from tests.loadtests.synthetic import START_S, rows
 
 SECONDS = 60
@@ -54,17 +56,26 @@ def test_budgets_alone_make_a_knee() -> None:
 def test_what_an_idle_server_refuses_is_no_miss() -> None:
     """Requests of a class that is infeasible at any load do not count against the server."""
     missing = [r for r in _ramp() if r.hint_class == "tight"]
-    late = to_columns(
-        [
-            Row(**{f: getattr(r, f) for f in Row.__slots__} | {"within_budget": False})
-            for r in missing
-        ]
-    )
+    late = to_columns([replace(r, within_budget=False) for r in missing])
     counted, ignored = curve(late, {}), curve(late, {"tight": 0.0})
     assert counted is not None
     assert ignored is not None
     assert not counted.good.any()
     assert ignored.good.all()
+
+
+def test_what_is_always_refused_is_no_knee() -> None:
+    """A class that any server would refuse leaves the knee, and the end of the ramp, to the others."""
+    refused = [
+        replace(r, status=NOT_ADMITTED, within_budget=False) if r.hint_class == "tight" else r
+        for r in _ramp()
+    ]
+    found = curve(to_columns(refused), {"tight": 0.0})
+    assert found is not None
+    assert not find_knee(found).reached
+    mostly = to_columns([replace(r, status=NOT_ADMITTED) for r in refused[::2]] + refused[1::2])
+    assert not collapsed(to_columns(refused), {"tight": 0.0}, now_s=START_S + 30, share=0.9)
+    assert collapsed(mostly, {"tight": 0.0}, now_s=START_S + 30, share=0.9)
 
 
 def test_a_ramp_that_ends_too_early_says_so() -> None:
@@ -89,7 +100,7 @@ def test_too_short_a_ramp_has_no_curve() -> None:
 def test_a_ramp_collapses_when_most_goes_unanswered_for_seconds() -> None:
     """Five bad seconds end a ramp; four do not, nor does a beginning with few rows."""
     flat = rows("ramp", seconds=20, offered=lambda t: 200.0 if t > 10 else 20.0, capacity=40)
-    assert collapsed(to_columns(flat), now_s=START_S + 17)
-    assert not collapsed(to_columns(flat), now_s=START_S + 14)
-    assert not collapsed(to_columns(flat), now_s=START_S + 10)
-    assert not collapsed(to_columns([]), now_s=START_S + 10)
+    assert collapsed(to_columns(flat), {}, now_s=START_S + 17)
+    assert not collapsed(to_columns(flat), {}, now_s=START_S + 14)
+    assert not collapsed(to_columns(flat), {}, now_s=START_S + 10)
+    assert not collapsed(to_columns([]), {}, now_s=START_S + 10)
