@@ -1,10 +1,11 @@
 """The knee of a ramp: the highest offered load that the server keeps up with, in time.
 
 Offered load is a straight line by construction, so it is fitted to the arrivals: their noise would move
-the knee. A second of the ramp is good when, over `SMOOTH_BINS` seconds around it, answers came back at
-`LEAST_ACHIEVED` of the rate they were asked for, and `LEAST_WITHIN` of the requests with a budget that an
-idle server could meet were answered within it; one request is forgiven in each. On a noisy machine one
+the knee. A second of the ramp is good when `LEAST_WITHIN` of its requests with a budget that an idle
+server could meet were answered within it, and when over `SMOOTH_BINS` seconds around it answers came back
+at `LEAST_ACHIEVED` of the rate they were asked for; one request is forgiven in each. On a noisy machine a
 stall is no knee: the knee stands where it puts the fewest bad seconds below it and good seconds above.
+Budgets are judged second by second, as a stall would otherwise spoil the seconds beside it.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ LEAST_BAD_BINS = 4
 COLLAPSED_S = 5
 DEFINITION = (
     f"The knee is the highest offered load up to which feasible requests were answered at {LEAST_ACHIEVED:.0%} "
-    f"of the rate they were asked at, and {LEAST_WITHIN:.0%} of feasible requests were answered within their budget: over "
-    f"{SMOOTH_BINS} seconds around each second of the ramp, {FORGIVEN} request forgiven in each, and placed where "
+    f"of the rate they were asked at, and {LEAST_WITHIN:.0%} of feasible requests were answered within their budget: judged for each "
+    f"second of the ramp (the rate over {SMOOTH_BINS} seconds), {FORGIVEN} request forgiven in each, and placed where "
     f"it leaves the fewest bad seconds below it and good seconds above; {LEAST_BAD_BINS} bad ones above it show it."
 )
 
@@ -43,7 +44,7 @@ class Curve:
     time_s: Floats  # middle of each second, since the epoch
     offered_per_s: Floats  # the fitted line
     achieved_per_s: Floats
-    within_share: Floats  # of feasible requests with a budget
+    within_share: Floats  # of feasible requests with a budget, over SMOOTH_BINS
     good: NDArray[np.bool_]
 
 
@@ -85,17 +86,17 @@ def curve(ramp: Columns, feasible: Mapping[str, float]) -> Curve | None:
     offered = np.maximum(slope * (time_s - start_s) + base, 0.0)
     asked = _smooth(due_counts(ramp, feasible, edges))
     answered = _smooth(_count(_answered_s(ramp), edges))
-    due, missed = map(_smooth, budget_counts(ramp, feasible, edges))
+    due, missed = budget_counts(ramp, feasible, edges)
     kept_up = answered >= LEAST_ACHIEVED * asked - FORGIVEN
     in_time = missed <= (1 - LEAST_WITHIN) * due + FORGIVEN
     seconds = _smooth(np.full(bins, BIN_S))
     with np.errstate(invalid="ignore", divide="ignore"):
-        within = np.where(due > 0, np.clip(1 - missed / due, 0, 1), np.nan)
+        share = np.clip(1 - _smooth(missed) / _smooth(due), 0, 1)
     return Curve(
         time_s=time_s,
         offered_per_s=offered,
         achieved_per_s=answered / seconds,
-        within_share=within,
+        within_share=share,
         good=kept_up & in_time,
     )
 

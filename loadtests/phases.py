@@ -21,7 +21,7 @@ SOAKED = 0.5
 MOST_RAMPS = 3
 HIGHER = 3.0  # how far above its start the next ramp goes when one did not find the knee
 STEEP = 0.4  # a knee below this share of a ramp's top was passed in few seconds
-FINER = 1.8  # how far above such a knee the next ramp goes
+FINER = 1.3  # how far above the most that was answered the next ramp goes
 TRACE_FILE = Path(__file__).parents[2] / "shared" / "data" / "arrivals_conv.csv"
 
 
@@ -89,9 +89,9 @@ def next_ramp(profile: Profile, knee: Knee, *, attempt: int) -> Phase | None:
     if not knee.reached:
         top = knee.highest_offered_per_s
         return _ramp(name, 0.7 * top, HIGHER * top, profile.ramp_s)
-    if knee.load_per_s < STEEP * knee.highest_offered_per_s:
-        # A steep ramp tells how much is answered better than when it was too much.
-        top = max(FINER * max(knee.load_per_s, knee.highest_achieved_per_s), 2 * WARM_PER_S)
+    # A steep ramp tells how much is answered at most better than when it became too much.
+    top = max(FINER * max(knee.load_per_s, knee.highest_achieved_per_s), 2 * WARM_PER_S)
+    if knee.load_per_s < STEEP * knee.highest_offered_per_s and top < knee.highest_offered_per_s:
         return _ramp(name, min(RAMP_FROM_PER_S, top / 4), top, profile.ramp_s)
     return None
 

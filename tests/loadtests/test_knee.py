@@ -21,15 +21,17 @@ def _ramp(low: float = 5, high: float = 200, **options: object) -> list[Row]:
     )
 
 
-@pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("capacity", [40, 100, 160])
-def test_the_knee_is_the_capacity(capacity: int, seed: int) -> None:
-    """Whatever the arrivals' noise, the knee is where the capacity falls to 95 % of what is offered."""
-    found = curve(to_columns(_ramp(capacity=capacity, seed=seed)), {})
-    assert found is not None
-    knee = find_knee(found)
-    assert knee.reached
-    assert knee.load_per_s == pytest.approx(capacity / LEAST_ACHIEVED, rel=0.15, abs=10)
+def test_the_knee_is_where_the_capacity_falls_short(capacity: int) -> None:
+    """Over 15 seeds the middle knee is within a tenth of the load that exceeds the capacity by 5 %, none beyond a quarter."""
+    knees = []
+    for seed in range(15):
+        found = curve(to_columns(_ramp(capacity=capacity, seed=seed)), {})
+        assert found is not None
+        assert find_knee(found).reached
+        knees.append(find_knee(found).load_per_s)
+    assert np.median(knees) == pytest.approx(capacity / LEAST_ACHIEVED, rel=0.1)
+    assert knees == pytest.approx([capacity / LEAST_ACHIEVED] * 15, rel=0.25)
 
 
 @pytest.mark.parametrize("stalls", [(3,), (5, 6), (4, 12, 20)])

@@ -54,10 +54,14 @@ def test_a_ramp_is_repeated_higher_or_finer_until_it_fits() -> None:
     """A knee in the middle needs no more; one above the ramp a higher, one at its foot a finer ramp."""
     profile = PROFILES["quick"]
     assert next_ramp(profile, KNEE, attempt=2) is None
+    assert (
+        next_ramp(profile, replace(KNEE, load_per_s=1, highest_offered_per_s=140), attempt=2)
+        is None
+    )
     higher = next_ramp(profile, replace(KNEE, reached=False), attempt=2)
     finer = next_ramp(profile, replace(KNEE, load_per_s=20.0, highest_offered_per_s=500), attempt=2)
     assert higher is not None
     assert finer is not None
     assert higher.arrivals == "ramp:rate=126.0..540.0,duration=40"
-    assert finer.arrivals == "ramp:rate=5.0..198.0,duration=40"
+    assert finer.arrivals == "ramp:rate=5.0..143.0,duration=40"
     assert next_ramp(profile, replace(KNEE, reached=False), attempt=9) is None
