@@ -3,8 +3,8 @@
 Offered load is a straight line by construction, so it is fitted to the arrivals: their noise would move
 the knee. A second of the ramp is good when `LEAST_WITHIN` of its requests with a budget that an idle
 server could meet were answered within it, and when over `SMOOTH_BINS` seconds around it answers came back
-at `LEAST_ACHIEVED` of the rate they were asked for; one request is forgiven in each. On a noisy machine a
-stall is no knee: the knee stands where it puts the fewest bad seconds below it and good seconds above.
+at `LEAST_ACHIEVED` of the rate they were asked for, give or take one. On a noisy machine a stall is no
+knee: the knee stands where it puts the fewest bad seconds below it and good seconds above.
 Budgets are judged second by second, as a stall would otherwise spoil the seconds beside it.
 """
 
@@ -30,7 +30,7 @@ COLLAPSED_S = 5
 DEFINITION = (
     f"The knee is the highest offered load up to which feasible requests were answered at {LEAST_ACHIEVED:.0%} "
     f"of the rate they were asked at, and {LEAST_WITHIN:.0%} of feasible requests were answered within their budget: judged for each "
-    f"second of the ramp (the rate over {SMOOTH_BINS} seconds), {FORGIVEN} request forgiven in each, and placed where "
+    f"second of the ramp (the rate over {SMOOTH_BINS} seconds, give or take {FORGIVEN}), and placed where "
     f"it leaves the fewest bad seconds below it and good seconds above; {LEAST_BAD_BINS} bad ones above it show it."
 )
 
@@ -88,7 +88,7 @@ def curve(ramp: Columns, feasible: Mapping[str, float]) -> Curve | None:
     answered = _smooth(_count(_answered_s(ramp), edges))
     due, missed = budget_counts(ramp, feasible, edges)
     kept_up = answered >= LEAST_ACHIEVED * asked - FORGIVEN
-    in_time = missed <= (1 - LEAST_WITHIN) * due + FORGIVEN
+    in_time = missed <= (1 - LEAST_WITHIN) * due
     seconds = _smooth(np.full(bins, BIN_S))
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.clip(1 - _smooth(missed) / _smooth(due), 0, 1)
