@@ -29,8 +29,8 @@ fmt: .venv/dev.done ## format and mend what can be mended
 convert: .venv/serve.done ## build all variants anew and print their table
 	$(BIN)/python -m converters build --out $(ARTIFACTS) $(ARGS)
 
-load: .venv/dev.done ## put load on the running server
-	$(BIN)/python -m loadtests $(ARGS)
+load: .venv/dev.done ## load the running server, or one of its own, and write load/…/index.html
+	@$(BIN)/python -m loadtests run --serve $(ARTIFACTS) $(ARGS)
 
 report: .venv/serve.done ## measure all variants side by side and write report/index.html
 	$(BIN)/python -m converters report --out $(ARTIFACTS) $(ARGS)

@@ -6,23 +6,16 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
-
 from converters.findings import Findings
+from converters.look import DPI, INK, foot, new_figure, plain
 from serve_app.manifest import Manifest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-mpl.use("Agg")  # files only: no display is needed
-
-WIDTH_IN = 9.0
-DPI = 110
-FOOT_IN = 0.55
-FOOT_CHARS = 150
 LEAST_LOSS = 1e-7  # FP32 rounding: below it, 1 - fidelity says nothing
-INK, MUTED, FRONT = "#222222", "#8a8a8a", "#1f6fb2"
+FRONT = "#1f6fb2"
 COLOURS = ("#1f6fb2", "#d1701c", "#2d8a4e", "#a23b72", "#6b5ca5", "#8c6d31", "#3a8f8f", "#b23a3a")
 MARKERS = ("o", "s", "^")
 WHY_CHARS = 34
@@ -42,35 +35,12 @@ def draw_all(findings: Findings, folder: Path) -> dict[str, Path]:
     }
     files = {}
     for caption, (draw, name, height_in) in drawn.items():
-        figure = _figure(height_in)
+        figure = new_figure(height_in)
         draw(figure, findings)
-        _foot(figure, findings)
+        foot(figure, findings.provenance.lines)
         files[caption] = folder / name
         figure.savefig(files[caption], dpi=DPI)
     return files
-
-
-def _figure(height_in: float) -> Figure:
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    share = FOOT_IN / (height_in + FOOT_IN)
-    return Figure(
-        figsize=(WIDTH_IN, height_in + FOOT_IN),
-        layout=ConstrainedLayoutEngine(rect=(0, share, 1, 1 - share)),
-    )
-
-
-def _foot(figure: Figure, findings: Findings) -> None:
-    lines = [textwrap.shorten(x, FOOT_CHARS, placeholder=" …") for x in findings.provenance.lines]
-    figure.text(0.01, 0.012, "\n".join(lines), fontsize=6.5, color=MUTED, va="bottom")
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(visible=True, color="#e6e6e6", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)
 
 
 def _look(findings: Findings, variant: str) -> tuple[str, str]:
@@ -150,7 +120,7 @@ def _front_axes(axes: Axes, findings: Findings) -> None:
     axes.minorticks_off()
     axes.set_xlabel("tokens per second of one replica, full batches")
     axes.set_ylabel("fidelity: cosine to FP32, 1st percentile")
-    _plain(axes)
+    plain(axes)
 
 
 def _number_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
@@ -183,7 +153,7 @@ def _size(figure: Figure, findings: Findings) -> None:
         axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=8.5)
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlim(0, 1.15 * max(values))
-        _plain(axes)
+        plain(axes)
         axes.grid(visible=False, axis="y")
     left.invert_yaxis()
 
@@ -214,7 +184,7 @@ def _latency(figure: Figure, findings: Findings) -> None:
         loc="left",
     )
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    _plain(axes)
+    plain(axes)
 
 
 def _cross(figure: Figure, findings: Findings) -> None:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,21 +53,21 @@ class Provenance:
         )
 
 
-def provenance(device: Device = "cpu") -> Provenance:
+def provenance(device: Device = "cpu", *, packages: Sequence[str] = TOOLS) -> Provenance:
     """Of this process, now."""
     return Provenance(
         machine=hardware_name(device),
-        tools=tool_versions(),
+        tools=tool_versions(packages),
         commit=commit(Path(__file__).parent),
         command=command_line(),
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def tool_versions() -> dict[str, str]:
-    """Versions of the packages that decide vectors and speed."""
+def tool_versions(packages: Sequence[str] = TOOLS) -> dict[str, str]:
+    """Versions of those packages that are here; by default those that decide vectors and speed."""
     found = {}
-    for package in TOOLS:
+    for package in packages:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
@@ -74,7 +75,9 @@ def tool_versions() -> dict[str, str]:
 
 def command_line() -> str:
     """How this program was started, in the form that its readers can repeat."""
-    return shlex.join(["python", "-m", "converters", *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    package = program.parent.name if program.name == "__main__.py" else "converters"
+    return shlex.join(["python", "-m", package, *sys.argv[1:]])
 
 
 def commit(folder: Path) -> str:

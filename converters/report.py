@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -14,6 +12,7 @@ from string import Template
 from converters.checkpoint import Checkpoint
 from converters.findings import Built, Findings, gather
 from converters.finish import Texts
+from converters.look import image, table
 from converters.plots import draw_all
 from converters.workplace import Step
 from serve_app.errors import ConversionError
@@ -23,7 +22,6 @@ PAGE_NAME = "index.html"
 NUMBERS_NAME = "report.json"
 TEMPLATE = Path(__file__).parent / "data" / "report.html"
 YARDSTICK = "onnx-fp32"
-NAME_CHARS = 24
 DATE_CHARS = len("2026-01-01")
 
 
@@ -77,13 +75,7 @@ def _require_writable(folder: Path) -> None:
 
 
 def _page(findings: Findings, figures: dict[str, Path]) -> str:
-    images = {
-        f"figure_{file.stem}": (
-            f'<img alt="{escape(caption)}" src="data:image/png;base64,'
-            f'{base64.b64encode(file.read_bytes()).decode()}">'
-        )
-        for caption, file in figures.items()
-    }
+    images = {f"figure_{file.stem}": image(caption, file) for caption, file in figures.items()}
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         images,
         model=escape(findings.model),
@@ -96,26 +88,6 @@ def _page(findings: Findings, figures: dict[str, Path]) -> str:
         claims=_claims(findings),
         yardsticks=_yardsticks(findings),
     )
-
-
-def _table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: Sequence[int] = (0,)
-) -> str:
-    """An HTML table; columns are numbers but for those in `words`, where short ones stay on a line."""
-
-    def kind(column: int, value: str) -> str:
-        if column not in words:
-            return "number"
-        return "name" if len(value) <= NAME_CHARS else "words"
-
-    def cells(tag: str, values: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag} class={kind(i, value)}>{escape(value)}</{tag}>"
-            for i, value in enumerate(values)
-        )
-
-    body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table>\n<tr>{cells('th', heads)}</tr>\n{body}\n</table>"
 
 
 def _variants(findings: Findings) -> str:
@@ -134,7 +106,7 @@ def _variants(findings: Findings) -> str:
         )
         for m in findings.manifests
     ]
-    return _table(heads, rows, words=(0, 7))
+    return table(heads, rows, words=(0, 7))
 
 
 def _standing(findings: Findings, manifest: Manifest) -> str:
@@ -164,7 +136,7 @@ def _retrieval(findings: Findings) -> str:
         shares = (overlap.both, overlap.queries, overlap.documents)
         drifts = (drift.alone, drift.sorted_batch, drift.beside_longest, drift.padded)
         rows.append((m.variant, *(f"{s:.1%}" for s in shares), *(f"{d:.0e}" for d in drifts)))
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _tasks(findings: Findings) -> str:
@@ -177,7 +149,7 @@ def _tasks(findings: Findings) -> str:
         return (
             "<p>No task with right answers was given (<code>--sts</code>, <code>--beir</code>).</p>"
         )
-    return _table(("variant", "task", "points", "FP32", "lost"), rows, words=(0, 1))
+    return table(("variant", "task", "points", "FP32", "lost"), rows, words=(0, 1))
 
 
 def _profiles(findings: Findings) -> str:
@@ -204,7 +176,7 @@ def _profiles(findings: Findings) -> str:
         )
         for m in findings.manifests
     ]
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _origins(findings: Findings) -> str:
@@ -220,7 +192,7 @@ def _origins(findings: Findings) -> str:
 
 def _claims(findings: Findings) -> str:
     rows = [(c.claim, c.variant, c.measured, c.verdict) for c in findings.claims]
-    return _table(("published", "variant", "measured here", "verdict"), rows, words=range(4))
+    return table(("published", "variant", "measured here", "verdict"), rows, words=range(4))
 
 
 def _yardsticks(findings: Findings) -> str:
@@ -231,4 +203,4 @@ def _yardsticks(findings: Findings) -> str:
     for name, grid in findings.yardsticks.items():
         times = {(c.texts, c.tokens): c.median_ms for c in grid}
         rows.append([name, *(f"{times[cell]:.1f}" for cell in cells)])
-    return _table(heads, rows)
+    return table(heads, rows)

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,21 +16,8 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed: no figure
 
 from converters.findings import Built, Findings
 from converters.report import NUMBERS_NAME, write
+from tests.browser import seen_by_a_browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER_PATIENCE_S = 60
-# A frame, as a window of its own may not be narrower than 500; its answer is JSON in the text.
-ASK = """<iframe src="PAGE" width="WIDTH" height="2000" style="border: 0"></iframe><script>
-addEventListener("load", () => {
-  const page = frames[0].document, answer = document.createElement("pre");
-  answer.textContent = JSON.stringify({
-    inner: frames[0].innerWidth,
-    scroll: page.documentElement.scrollWidth,
-    images: [...page.images].map(image => image.naturalWidth),
-  });
-  document.body.append(answer);
-});
-</script>"""
 LONG_REASON = "fidelity 0.9588 misses the gate; vectors move with their batch-mates by 9.9e-02 " * 2
 PNG_LIMIT_BYTES = 200_000
 SPEED = {"fake-fp32": 0.30, "fake-bf16": 0.16, "fake-fp16": 0.9, "fake-int8": 0.1, "fake-slow": 0.2}
@@ -94,9 +79,6 @@ def test_the_page_stands_alone_and_says_where_it_was_made(
 @pytest.mark.parametrize("width", [1280, 400])
 def test_a_browser_shows_the_whole_page(findings: Findings, tmp_path: Path, width: int) -> None:
     """On a desk and on a phone nothing but tables and figures scrolls sideways; images load, no errors."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)} is installed")
     long = replace(
         findings,
         model="organisation/a-model-with-a-name-that-is-longer-than-a-telephone-is-wide",
@@ -104,30 +86,12 @@ def test_a_browser_shows_the_whole_page(findings: Findings, tmp_path: Path, widt
         provenance=replace(findings.provenance, command=f"--out {'/folder' * 30}"),
     )
     page = write(long, tmp_path / "report")
-    asking = page.with_name("asking.html")
-    asking.write_text(ASK.replace("PAGE", page.name).replace("WIDTH", str(width)))
-    done = subprocess.run(
-        [
-            browser,
-            *("--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
-            f"--user-data-dir={tmp_path / 'browser'}",
-            *("--allow-file-access-from-files", "--window-size=1400,2100"),
-            "--dump-dom",
-            asking.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=BROWSER_PATIENCE_S,
-        check=True,
-    )
-    answer = re.search(r"<pre>(.*?)</pre>", done.stdout)
-    assert answer is not None, done.stderr
-    seen = json.loads(answer[1])
-    assert seen["inner"] == width
-    assert seen["scroll"] <= width
-    assert len(seen["images"]) == 4
-    assert min(seen["images"]) > 0
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    seen = seen_by_a_browser(page, width=width, profile=tmp_path)
+    assert seen.inner == width
+    assert seen.scroll <= width
+    assert len(seen.images) == 4
+    assert min(seen.images) > 0
+    assert seen.console == []
 
 
 def test_a_beaten_variant_is_named_with_its_winner(findings: Findings, tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""A server for the time of a load test, where none runs: builds what is missing, serves, stops it again."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from loadtests.errors import NoServer
+from loadtests.sampling import LOCAL
+from loadtests.served import Server
+
+READY_WITHIN_S = 300.0
+STOPPED_WITHIN_S = 60.0
+LOG = "server.log"
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def serving(server: Server, *, artifacts: Path | None, folder: Path, say: Say) -> Iterator[None]:
+    """See to it that a server answers, and stop it afterwards if it was started here.
+
+    Args:
+        server: where it answers.
+        artifacts: what to serve if nothing answers; None: nothing is started.
+        folder: for its log.
+        say: tells a line.
+
+    Raises:
+        NoServer: nothing answers, and nothing could be started.
+    """
+    try:
+        server.check()
+    except NoServer:
+        if artifacts is None or not _free(server):
+            raise
+    else:
+        yield
+        return
+    _build(artifacts)
+    say(f"no server at {server.host}: starting one")
+    with _started(server, artifacts=artifacts, log=folder / LOG):
+        yield
+
+
+def _free(server: Server) -> bool:
+    """Whether a local port is simply not taken: whoever refuses us there is not to be replaced."""
+    url = urlsplit(server.host)
+    if url.hostname not in LOCAL:
+        return False
+    with socket.socket(socket.AF_INET6 if ":" in url.hostname else socket.AF_INET) as probe:
+        return probe.connect_ex((url.hostname, url.port or 80)) != 0
+
+
+def _build(artifacts: Path) -> None:
+    command = [sys.executable, "-m", "converters", "build", "--missing", "--out", str(artifacts)]
+    with subprocess.Popen(command, start_new_session=True) as build:  # noqa: S603
+        try:
+            build.wait()
+        except KeyboardInterrupt:
+            build.send_signal(signal.SIGTERM)  # it keeps what it has finished, and clears the rest
+            build.wait()
+            raise
+    if build.returncode:
+        raise NoServer(f"no server runs, and {artifacts} could not be built")
+
+
+@contextmanager
+def _started(server: Server, *, artifacts: Path, log: Path) -> Iterator[None]:
+    url = urlsplit(server.host)
+    command = [sys.executable, "-m", "serve_app", "--artifacts", str(artifacts)]
+    command += ["--host", str(url.hostname), "--port", str(url.port or 80)]
+    with log.open("w", encoding="utf-8") as opened:
+        process = subprocess.Popen(  # noqa: S603
+            command, stdout=opened, stderr=opened, start_new_session=True
+        )
+    try:
+        _await(server, process, log)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOPPED_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    latest_s = time.monotonic() + READY_WITHIN_S
+    while process.poll() is None and time.monotonic() < latest_s:
+        try:
+            return server.check()
+        except NoServer:
+            time.sleep(0.5)
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    raise NoServer(f"the server did not get ready: {lines[-1] if lines else 'it said nothing'}")
