@@ -18,7 +18,7 @@ RAMP_FROM_PER_S = 5.0
 SETTLED = 0.7  # of the knee's load: the load at which promises are judged
 FULL = 1.0
 SOAKED = 0.5
-MOST_RAMPS = 3
+SECOND, MOST_RAMPS = 2, 3
 HIGHER = 3.0  # how far above its start the next ramp goes when one did not find the knee
 STEEP = 0.4  # a knee below this share of a ramp's top was passed in few seconds
 FINER = 1.3  # how far above the most that was answered the next ramp goes
@@ -89,9 +89,13 @@ def next_ramp(profile: Profile, knee: Knee, *, attempt: int) -> Phase | None:
     if not knee.reached:
         top = knee.highest_offered_per_s
         return _ramp(name, 0.7 * top, HIGHER * top, profile.ramp_s)
-    # A steep ramp tells how much is answered at most better than when it became too much.
+    # A steep ramp tells how much is answered at most better than when it became too much. Once is enough.
     top = max(FINER * max(knee.load_per_s, knee.highest_achieved_per_s), 2 * WARM_PER_S)
-    if knee.load_per_s < STEEP * knee.highest_offered_per_s and top < knee.highest_offered_per_s:
+    if (
+        attempt == SECOND
+        and knee.load_per_s < STEEP * knee.highest_offered_per_s
+        and (top < knee.highest_offered_per_s)
+    ):
         return _ramp(name, min(RAMP_FROM_PER_S, top / 4), top, profile.ramp_s)
     return None
 

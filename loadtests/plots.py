@@ -13,7 +13,7 @@ import numpy as np
 
 from converters.look import DPI, INK, MUTED, foot, new_figure, plain
 from loadtests.findings import Findings
-from loadtests.knee import LEAST_ACHIEVED, LEAST_WITHIN
+from loadtests.knee import LEAST_WITHIN
 from loadtests.phases import FULL, SETTLED, phase_name
 from loadtests.records import OK
 
@@ -60,11 +60,14 @@ def saturation(figure: Figure, findings: Findings) -> None:
         raise ValueError("no ramp to draw")
     most = float(seconds.offered_per_s.max())
     top.plot([0, most], [0, most], "--", color=MUTED, linewidth=1, label="all answered")
-    for good, colour, label in ((True, COLOURS[0], "kept up"), (False, COLOURS[5], "did not")):
+    for good, colour, label in (
+        (True, COLOURS[0], "that kept up"),
+        (False, COLOURS[5], "behind, or with a budget missed"),
+    ):
         chosen = seconds.good == good
         x, y = seconds.offered_per_s[chosen], seconds.achieved_per_s[chosen]
         marker = "o" if good else "x"
-        top.plot(x, y, marker, color=colour, markersize=5, label=f"a second that {label}")
+        top.plot(x, y, marker, color=colour, markersize=5, label=f"a second {label}")
         below.plot(x, 100 * seconds.within_share[chosen], marker, color=colour, markersize=5)
     for axes in (top, below):
         axes.axvline(knee.load_per_s, color=INK, linewidth=1.3)
@@ -87,7 +90,7 @@ def saturation(figure: Figure, findings: Findings) -> None:
     least = 100 * float(np.nanmin(seconds.within_share, initial=1))
     below.set_ylim(min(least, LEAST_SPAN_PERCENT) - 4, 102)
     top.set_xlim(0, 1.02 * most)
-    title(top, f"saturation: answered against offered ({LEAST_ACHIEVED:.0%} must keep up)")
+    title(top, "saturation: answered against offered, and budgets met")
     top.legend(loc="upper left", frameon=False, fontsize=9)
 
 

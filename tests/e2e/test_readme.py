@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 import converters.__main__
+import loadtests.__main__
 import serve_app.__main__
 from serve_app.errors import SettingsError
 from serve_app.settings import parse_settings
@@ -48,8 +49,12 @@ def _parsed(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Names
 
 def test_every_flag_exists() -> None:
     """Each command line of our programs in the README is one that they take."""
-    parsers = {"converters": converters.__main__.parser(), "serve_app": serve_app.__main__.parser()}
-    found = re.findall(r"python -m (converters|serve_app)\b([^`\n)]*)", README)
+    parsers = {
+        "converters": converters.__main__.parser(),
+        "serve_app": serve_app.__main__.parser(),
+        "loadtests": loadtests.__main__.parser(),
+    }
+    found = re.findall(r"python -m (converters|serve_app|loadtests)\b([^`\n)]*)", README)
     assert {program for program, _ in found} == set(parsers)
     for program, rest in found:
         words = shlex.split(rest.split("#")[0].strip(' "'))

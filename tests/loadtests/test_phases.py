@@ -62,6 +62,10 @@ def test_a_ramp_is_repeated_higher_or_finer_until_it_fits() -> None:
     finer = next_ramp(profile, replace(KNEE, load_per_s=20.0, highest_offered_per_s=500), attempt=2)
     assert higher is not None
     assert finer is not None
+    assert (
+        next_ramp(profile, replace(KNEE, load_per_s=20, highest_offered_per_s=500), attempt=3)
+        is None
+    )
     assert higher.arrivals == "ramp:rate=126.0..540.0,duration=40"
     assert finer.arrivals == "ramp:rate=5.0..143.0,duration=40"
     assert next_ramp(profile, replace(KNEE, reached=False), attempt=9) is None

@@ -1,5 +1,7 @@
 """Objectives: what is understood, what is refused, and what is met."""
 
+from dataclasses import replace
+
 import pytest
 
 from loadtests.errors import BadOption
@@ -40,6 +42,9 @@ def test_an_objective_is_of_the_main_phase_or_of_the_one_it_names() -> None:
     assert "MISSED: ramp:within_budget>=0.99 in ramp: 0.5" in str(named)
     (errors,) = check([parse_slo("errors<=0")], phases, main_phase="routed-70")
     assert (errors.met, errors.value) == (True, 0)
+    phases["ramp"] = replace(bad, errors=3)
+    (errors,) = check([parse_slo("errors<=0")], phases, main_phase="routed-70")
+    assert (errors.met, errors.value) == (False, 3)
 
 
 def test_what_was_not_measured_is_not_met() -> None:
