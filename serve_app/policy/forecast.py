@@ -1,24 +1,37 @@
 """How long a variant would take for a request: the wait for the tokens ahead, then its own service.
 
-A batch of n padded tokens takes `base + per_token * n` (the profile). The tokens ahead are shared by
-the variant's replicas and run in batches of `batch_tokens`; a request's own texts follow.
+A batch of n padded tokens takes `base + per_token * n` on an unshared core (the profile), and `pace`
+times as long where other engines share the cores. The tokens ahead run in batches of `batch_tokens`;
+a request's own texts follow, in a batch that those who arrive during the wait will join:
+
+    ahead, rest = full batches and one rest
+    wait        = pace * T(ahead) - what the running batch has already had
+    joiners     = pace * per_token * min(room in my last batch, rate * wait)
+    p50         = wait + pace * T(mine) + joiners + hop
+    p95         = p50 * exp(theta), theta learned online: see `correction.py`
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from bisect import bisect_left
+from typing import NamedTuple
 
 from serve_app.manifest import Profile
-from serve_app.policy.load import Load
+
+# Where the correction is learned apart: by what is ahead, in batches, and by the request's tokens.
+LOAD_BIN_EDGES = (0.5, 1.0, 2.0, 4.0)
+SIZE_BIN_EDGES = (32, 128, 512)
+LOAD_BINS, SIZE_BINS = 2 + len(LOAD_BIN_EDGES), 1 + len(SIZE_BIN_EDGES)  # bin 0: idle
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
-    """Milliseconds from now to the vectors in the router's hand."""
+class Forecast(NamedTuple):
+    """Milliseconds from now to the vectors in the router's hand, and the bin it is learned in."""
 
     wait_ms: float
     service_ms: float
     p95_ms: float
+    bin: int = 0
 
     @property
     def p50_ms(self) -> float:
@@ -27,21 +40,40 @@ class Forecast:
 
 def batches_ms(profile: Profile, tokens: float) -> float:
     """Time of `tokens` padded tokens in full batches and one rest."""
-    full, rest = divmod(tokens, profile.batch_tokens)
-    batches = full + (1 if rest else 0)
-    return batches * profile.base_ms + tokens * profile.per_token_ms
+    return math.ceil(tokens / profile.batch_tokens) * profile.base_ms + tokens * profile.per_token_ms
 
 
-def forecast(profile: Profile, load: Load, *, tokens: int) -> Forecast:
-    """The forecast of one variant for a request of `tokens` tokens.
+def median(
+    profile: Profile,
+    queue: tuple[float, float, float] | None,
+    tokens: int,
+    pace: float,
+    joiners: bool = True,  # noqa: FBT001, FBT002  # by position: six of these make a decision
+) -> tuple[float, float, int]:
+    """The median forecast of one variant for a request of `tokens` tokens, without the hop.
 
-    The spread of the profile covers the engine only; the hop's own spread is taken as large as the
-    hop, so that p95 counts it twice.
+    Args:
+        profile: what a batch takes on an unshared core.
+        queue: what the request would find; see `VariantLoad.queue`.
+        tokens: of the request.
+        pace: how many times longer it takes among the engines that are busy now.
+        joiners: whether to reckon with those who will join the request's last batch.
+
+    Returns:
+        Milliseconds of wait; milliseconds of service; the bin in which the forecast is learned.
     """
-    wait_ms = batches_ms(profile, load.inflight_tokens / load.replicas)
-    engine_ms = batches_ms(profile, tokens)
-    return Forecast(
-        wait_ms=wait_ms,
-        service_ms=engine_ms + load.hop_ms,
-        p95_ms=(wait_ms + engine_ms) * profile.spread + 2 * load.hop_ms,
-    )
+    base_ms, per_token_ms, batch_tokens = profile.base_ms, profile.per_token_ms, profile.batch_tokens
+    size_bin = bisect_left(SIZE_BIN_EDGES, tokens)
+    service_ms = pace * (-(-tokens // batch_tokens) * base_ms + tokens * per_token_ms)
+    if queue is None:
+        return 0.0, service_ms, size_bin
+    ahead, running_ms, tokens_per_ms = queue
+    first = ahead if ahead < batch_tokens else batch_tokens  # tokens in the engine
+    first_ms = pace * (base_ms + per_token_ms * first)
+    wait_ms = pace * (-(-ahead // batch_tokens) * base_ms + ahead * per_token_ms)
+    wait_ms -= running_ms if running_ms < first_ms else first_ms
+    if joiners:
+        room, joining = -tokens % batch_tokens, tokens_per_ms * wait_ms
+        service_ms += pace * per_token_ms * (joining if joining < room else room)
+    load_bin = 1 + bisect_left(LOAD_BIN_EDGES, ahead / batch_tokens)
+    return wait_ms, service_ms, SIZE_BINS * load_bin + size_bin

@@ -1,0 +1,84 @@
+"""An online 95th percentile of how far forecasts are off, per variant, load and size.
+
+With y = log(actual / forecast median), `theta` tracks the 95th percentile of y by stochastic
+approximation (Robbins and Monro 1951; as adaptive conformal inference, Gibbs and Candès 2021):
+
+    theta += STEP * (1[y > theta] - 0.05)
+
+Each bin (load × size) keeps its own deviation from the variant's theta, weighted by how much it has
+seen: a sparse bin is the variant's. A bin that is not heard of relaxes to its prior, the spread of the
+profile: otherwise a variant that was slow once would never be asked, and never heard of, again.
+"""
+
+from __future__ import annotations
+
+import math
+
+MISSES = 0.05
+STEP = 0.15  # one miss raises p95 by a seventh; a hit lowers it by 0.7 %
+STALE_S = 2.0  # a bin not heard of for so long begins to relax
+RELAXES_S = 10.0  # to 1/e of its distance from the prior
+SPARSE = 20  # observations at which a bin counts as much as its variant
+MOST = math.log(8.0)
+LEAST = math.log(0.8)
+LEAST_SPREAD = 1.1
+
+
+class Correction:
+    """Of one variant. Not asked for the time: `now_s` comes in."""
+
+    def __init__(self, *, spread: float, bins: int) -> None:
+        """Start from the profile.
+
+        Args:
+            spread: p95 / median of the profile's measurements, 1 at least.
+            bins: how many bins forecasts fall into.
+        """
+        self._prior = math.log(max(spread, LEAST_SPREAD))
+        self._shared = self._prior
+        self._shared_s = -math.inf  # when it was told something last
+        self._deviation = [0.0] * bins
+        self._told_s = [-math.inf] * bins
+        self._weight = [0.0] * bins
+        self._seen = [0] * bins
+
+    def theta(self, number: int, now_s: float) -> float:
+        """The log of p95 / median for forecasts in bin `number`."""
+        shared = self._prior + (self._shared - self._prior) * _fade(now_s - self._shared_s)
+        if not self._seen[number]:
+            return shared
+        fade = _fade(now_s - self._told_s[number])
+        theta = shared + self._weight[number] * self._deviation[number] * fade
+        return MOST if theta > MOST else LEAST if theta < LEAST else theta
+
+    def learn(self, number: int, *, log_ratio: float | None, now_s: float) -> None:
+        """Take one outcome.
+
+        Args:
+            number: the forecast's bin.
+            log_ratio: log(actual / forecast median); None for a request that was cancelled or timed
+                out: it was late, nobody knows by how much.
+            now_s: when it ended.
+        """
+        theta = self.theta(number, now_s)
+        late = log_ratio is None or log_ratio > theta
+        step = STEP * (late - MISSES)
+        if late and log_ratio is not None:
+            step = min(step, log_ratio - theta)
+        faded = (self._shared - self._prior) * _fade(now_s - self._shared_s)
+        self._shared = _within(self._prior + faded + step)
+        self._shared_s = now_s
+        deviation = self._deviation[number] * _fade(now_s - self._told_s[number])
+        self._deviation[number] = _within(deviation + step)
+        self._told_s[number] = now_s
+        seen = self._seen[number] = self._seen[number] + 1
+        self._weight[number] = seen / (seen + SPARSE)
+
+
+def _within(theta: float) -> float:
+    return min(max(theta, LEAST), MOST)
+
+
+def _fade(silent_s: float) -> float:
+    """What is left of a distance from the prior after so long without news."""
+    return 1.0 if silent_s <= STALE_S else math.exp((STALE_S - silent_s) / RELAXES_S)
