@@ -7,7 +7,7 @@ The same names are the flags of `python -m serve_app`, the `args` of `serve.yaml
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -50,6 +50,18 @@ class Settings(BaseModel):
     )
     max_replicas: int | None = Field(
         default=None, ge=1, description="largest replica group of a variant; None: what fits"
+    )
+    min_replicas: int = Field(
+        default=1,
+        ge=0,
+        description="smallest replica group of a variant; 0: without demand none, but for the cheapest",
+    )
+    autoscaling: Literal["demand", "requests"] = Field(
+        default="demand",
+        description="what replica groups follow: work asked of a variant, or Serve's request counts",
+    )
+    scale_down_s: float = Field(
+        default=60.0, gt=0, description="quiet time before a variant loses a replica"
     )
     routers: int = Field(default=1, ge=1, le=64, description="router replicas")
     max_texts: int = Field(default=2048, ge=1, description="texts in one request, OpenAI's limit")
