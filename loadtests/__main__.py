@@ -1,4 +1,4 @@
-"""`python -m loadtests run | report | compare`."""
+"""`python -m loadtests run | report | compare | simulate`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from loadtests import simulate_command
 from loadtests.errors import LoadTestError
 from loadtests.phases import PROFILES
 from loadtests.slo import METRICS, parse_slo
@@ -29,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="two runs side by side, phase by phase")
     compare.add_argument("run_a", type=Path, help="folder of a run")
     compare.add_argument("run_b", type=Path, help="folder of another")
+    simulated = commands.add_parser("simulate", help="simulate the routing policy on a machine")
+    simulate_command.add_options(simulated)
     return top
 
 
@@ -72,7 +75,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # background jobs of shells ignore SIGINT
         signal.signal(number, signal.default_int_handler)
     try:
-        sys.exit({"run": _run, "report": _report, "compare": _compare}[args.command](args))
+        sys.exit(COMMANDS[args.command](args))
     except LoadTestError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -125,6 +128,13 @@ def _compare(args: argparse.Namespace) -> int:
     print(compare(args.run_a, args.run_b))
     return 0
 
+
+COMMANDS = {
+    "run": _run,
+    "report": _report,
+    "compare": _compare,
+    "simulate": simulate_command.simulate,
+}
 
 if __name__ == "__main__":
     main()

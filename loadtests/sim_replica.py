@@ -1,0 +1,169 @@
+"""A replica that is not there: the batcher of `serve_app/replica.py` over a profile instead of an engine."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from loadtests.sim_types import Machine, SimRequest
+from loadtests.simulation import Simulation
+from serve_app.manifest import Profile
+from serve_app.policy.batching import next_batch
+from serve_app.policy.load import ReplicaState
+
+P95 = 1.6449  # standard deviations of a normal distribution
+
+
+@dataclass(eq=False, slots=True)
+class Attempt:
+    """One request on its way; a client that tries again makes another."""
+
+    request: SimRequest
+    deadline_s: float
+    attempt: int = 0  # how many went before
+    variant: str = ""
+    ended: bool = False
+
+
+class Sender(Protocol):
+    """Who sent a call, and waits for its reply."""
+
+    def reply(self, call: Call) -> None:
+        """The call leaves the replica."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """Texts that travel together, and what the replica says of them."""
+
+    sender: Sender
+    parts: list[Attempt]
+    sent_s: float
+    missing: int
+    left: object = None  # what the sender's policy noted
+    arrived_s: float = 0.0
+    started_s: float | None = None
+    queue_ms: float = 0.0
+    inference_ms: float = 0.0
+    state: ReplicaState | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether any client still waits for it."""
+        return not all(part.ended for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    part: Attempt
+    call: Call
+
+
+@dataclass(eq=False, slots=True)
+class Replica:
+    """One engine of one thread. Its batches take what `profile` says, times log-normal noise."""
+
+    name: str
+    simulation: Simulation
+    machine: Machine
+    profile: Profile
+    promised: Profile  # what its pace is told against
+    rng: random.Random
+    ready_s: float = 0.0
+    calls: int = 0  # on their way here, or here
+    computed: Callable[[SimRequest], None] | None = None
+    _queue: list[_Text] = field(default_factory=list)
+    _running: bool = False
+    _started_s: float = 0.0
+    _pace: float = 1.0
+    _sigma: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sigma = math.log(max(self.profile.spread, 1.0)) / P95
+        if self.ready_s:
+            self.simulation.at(self.ready_s, Replica._start, self)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Of texts that wait for a batch."""
+        return sum([text.part.request.tokens for text in self._queue])
+
+    def accept(self, call: Call) -> None:
+        """A call is at the door: it takes some processor time before its texts are in the queue."""
+        self.simulation.compute(self.machine.replica_call_ms / 1000, self._enqueue, call)
+
+    def _enqueue(self, call: Call) -> None:
+        call.arrived_s = self.simulation.now_s
+        self._queue += [_Text(part, call) for part in call.parts]
+        self._start()
+
+    def _start(self) -> None:
+        if not self._running and self.simulation.now_s >= self.ready_s:
+            self._reply(self._next())
+
+    def _next(self) -> list[Call]:
+        """Run the next batch; returns the calls of which nothing was left to compute."""
+        finished = self._drop_unwanted()
+        self._running = bool(self._queue)
+        if self._running:
+            lengths = [text.part.request.tokens for text in self._queue]
+            positions = next_batch(lengths, self.profile.batch_tokens)
+            batch = [self._queue[i] for i in positions]
+            taken = set(positions)
+            self._queue = [text for i, text in enumerate(self._queue) if i not in taken]
+            self._run(batch, len(batch) * lengths[positions[-1]])
+        return finished
+
+    def _drop_unwanted(self) -> list[Call]:
+        """A text whose deadline passed, or whose call nobody waits for, is not computed."""
+        now_s, kept, finished = self.simulation.now_s, [], []
+        for text in self._queue:
+            if now_s < text.part.deadline_s and (not text.part.ended or text.call.is_wanted):
+                kept.append(text)
+            elif self._is_last(text.call):
+                finished.append(text.call)
+        self._queue = kept
+        return finished
+
+    def _run(self, batch: list[_Text], padded_tokens: int) -> None:
+        now_s = self._started_s = self.simulation.now_s
+        for text in batch:
+            if text.call.started_s is None:
+                text.call.started_s = now_s
+        work_ms = self.profile.fitted_ms(padded_tokens)
+        if self._sigma:
+            work_ms *= math.exp(self.rng.gauss(0.0, self._sigma))
+        self.simulation.compute(work_ms / 1000, self._ran, (batch, padded_tokens))
+
+    def _ran(self, ran: tuple[list[_Text], int]) -> None:
+        """A batch is done: its calls reply once the next batch is under way."""
+        batch, padded_tokens = ran
+        took_ms = (self.simulation.now_s - self._started_s) * 1000
+        self._pace = took_ms / self.promised.fitted_ms(padded_tokens)
+        if self.computed is not None:
+            for text in batch:
+                self.computed(text.part.request)
+        finished = [text.call for text in batch if self._is_last(text.call)]
+        self._reply(finished + self._next())
+
+    @staticmethod
+    def _is_last(call: Call) -> bool:
+        call.missing -= 1
+        return call.missing == 0
+
+    def _reply(self, calls: list[Call]) -> None:
+        if not calls:
+            return
+        state = ReplicaState(replica=self.name, queued_tokens=self.queued_tokens, pace=self._pace)
+        now_s = self.simulation.now_s
+        for call in calls:
+            started_s = now_s if call.started_s is None else call.started_s
+            call.queue_ms = (started_s - call.arrived_s) * 1000
+            call.inference_ms = (now_s - started_s) * 1000
+            call.state = state
+            self.calls -= 1
+            call.sender.reply(call)

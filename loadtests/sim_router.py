@@ -1,0 +1,278 @@
+"""A router that is not there: one thread of work, the policy under test, a lane to each variant.
+
+Mirrors `serve_app/router.py` and `serve_app/dispatch.py`: what arrives waits for the router's only
+thread; texts gather while calls are in flight; what nobody waits for is not sent.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from loadtests.sim_replica import Attempt, Call, Replica
+from loadtests.sim_types import Machine, Policy
+from loadtests.simulation import Simulation
+from serve_app.dispatch import BATCHES_PER_CALL, CALLS_PER_REPLICA
+from serve_app.policy.batching import take_tokens
+from serve_app.policy.load import ReplicaState
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """What the product's policy hears beyond what every policy does: calls, and what replies say."""
+
+    retry_after_s: float | None  # of the last refusal
+
+    def call_left(self, variant: str, tokens: int, *, now_s: float) -> Any:
+        """A call leaves; what is returned comes back with its reply."""
+        ...
+
+    def call_ended(self, left: Any) -> None:
+        """Its reply is there."""
+        ...
+
+    def saw(self, left: Any, state: ReplicaState, *, hop_ms: float, now_s: float) -> None:
+        """What the reply says."""
+        ...
+
+
+class Clients(Protocol):
+    """Who asks."""
+
+    def refused(self, attempt: Attempt, *, retry_after_s: float | None) -> None:
+        """429."""
+        ...
+
+    def answered(self, attempt: Attempt) -> None:
+        """The vector, in time."""
+        ...
+
+    def expired(self, attempt: Attempt) -> None:
+        """504."""
+        ...
+
+
+class Router:
+    """One router process."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        simulation: Simulation,
+        machine: Machine,
+        policy: Policy,
+        *,
+        clients: Clients,
+        replicas: dict[str, list[Replica]],
+        rng: random.Random,
+        stale_s: float = 0.0,
+    ) -> None:
+        self.simulation = simulation
+        self.machine = machine
+        self.policy = policy
+        self.watcher: Watcher | None = policy if isinstance(policy, Watcher) else None
+        self.stale_s = stale_s  # by which the policy learns late what replies say
+        self.decisions = 0
+        self._clients = clients
+        self._lanes = {
+            facts.variant: Lane(
+                self, facts.variant, facts.profile.batch_tokens, replicas[facts.variant], rng
+            )
+            for facts in machine.variants
+        }
+        self._jobs: deque[tuple[float, Callable[[object], None], object]] = deque()
+        self._busy = False
+
+    def inflight_tokens(self, variant: str) -> int:
+        """For policies: see `View`."""
+        return self._lanes[variant].inflight_tokens
+
+    def inflight_requests(self, variant: str) -> int:
+        """For policies: see `View`."""
+        return self._lanes[variant].inflight_requests
+
+    def arrive(self, attempt: Attempt) -> None:
+        """A request is at the door."""
+        self.work(self.machine.router_ms, self._decide, attempt)
+
+    def work(self, work_ms: float, do: Callable[[T], None], what: T) -> None:
+        """Queue a job of the router's one thread."""
+        if self._busy:
+            self._jobs.append((work_ms, do, what))  # type: ignore[arg-type]
+        else:
+            self._busy = True
+            self.simulation.compute(work_ms / 1000, self._worked, (do, what))
+
+    def _worked(self, job: tuple[Callable[[T], None], T]) -> None:
+        do, what = job
+        do(what)
+        if self._jobs:
+            work_ms, *following = self._jobs.popleft()
+            self.simulation.compute(work_ms / 1000, self._worked, tuple(following))  # type: ignore[arg-type]
+        else:
+            self._busy = False
+
+    def _decide(self, attempt: Attempt) -> None:
+        if attempt.ended:
+            return
+        simulation = self.simulation
+        self.decisions += 1
+        variant = self.policy.decide(attempt.request, self, now_s=simulation.now_s)
+        if variant is None:
+            attempt.ended = True
+            retry_after_s = self.watcher.retry_after_s if self.watcher else None
+            self._clients.refused(attempt, retry_after_s=retry_after_s)
+            return
+        attempt.variant = variant
+        lane = self._lanes[variant]
+        lane.hold(attempt)
+        if simulation.now_s >= attempt.deadline_s:
+            self._expire(attempt)
+            return
+        simulation.at(attempt.deadline_s, self._expire, attempt)
+        lane.add(attempt)
+
+    def _expire(self, attempt: Attempt) -> None:
+        if not attempt.ended:
+            self._lost(attempt)
+            self._clients.expired(attempt)
+
+    def hang_up(self, attempt: Attempt) -> None:
+        """The client is gone, and with it the worth of its answer."""
+        if attempt.variant:
+            self._lost(attempt)
+        attempt.ended = True
+
+    def _lost(self, attempt: Attempt) -> None:
+        attempt.ended = True
+        self._lanes[attempt.variant].give_back(attempt)
+        self.policy.late(attempt.request, attempt.variant, now_s=self.simulation.now_s)
+
+    def answer(self, attempt: Attempt) -> None:
+        """A vector is in the router's hand."""
+        attempt.ended = True
+        now_s, request = self.simulation.now_s, attempt.request
+        self._lanes[attempt.variant].give_back(attempt)
+        latency_ms = (now_s - request.arrived_s) * 1000
+        self.policy.finished(request, attempt.variant, latency_ms=latency_ms, now_s=now_s)
+        self._clients.answered(attempt)
+
+
+class Lane:
+    """Everything one router sends to one variant."""
+
+    def __init__(
+        self,
+        router: Router,
+        variant: str,
+        batch_tokens: int,
+        replicas: Sequence[Replica],
+        rng: random.Random,
+    ) -> None:
+        self._router = router
+        self._variant = variant
+        self._call_tokens = BATCHES_PER_CALL * batch_tokens
+        self._replicas = replicas
+        self._rng = rng
+        self._queue: deque[Attempt] = deque()
+        self._calls = 0
+        self.inflight_tokens = 0
+        self.inflight_requests = 0
+
+    def hold(self, attempt: Attempt) -> None:
+        """Count an admitted request."""
+        self.inflight_tokens += attempt.request.tokens
+        self.inflight_requests += 1
+
+    def give_back(self, attempt: Attempt) -> None:
+        """It ended."""
+        self.inflight_tokens -= attempt.request.tokens
+        self.inflight_requests -= 1
+
+    def add(self, attempt: Attempt) -> None:
+        """Queue a request's text, and send what can be sent."""
+        self._queue.append(attempt)
+        self._pump()
+
+    def _pump(self) -> None:
+        while self._queue and self._calls < CALLS_PER_REPLICA * self._up():
+            parts = self._take()
+            if parts:
+                self._send(parts)
+
+    def _up(self) -> int:
+        if len(self._replicas) == 1:
+            return 1
+        now_s = self._router.simulation.now_s
+        return max(1, sum([replica.ready_s <= now_s for replica in self._replicas]))
+
+    def _take(self) -> list[Attempt]:
+        """The oldest texts that fit one call, without those nobody waits for."""
+        queue = self._queue
+        wanted = [attempt for attempt in queue if not attempt.ended]
+        if len(wanted) > 1:
+            count = take_tokens([a.request.tokens for a in wanted], self._call_tokens)
+            self._queue = deque(wanted[count:])
+            return wanted[:count]
+        queue.clear()
+        return wanted
+
+    def _send(self, parts: list[Attempt]) -> None:
+        self._calls += 1
+        router = self._router
+        call = Call(self, parts, router.simulation.now_s, len(parts))
+        if router.watcher is not None:
+            tokens = sum([part.request.tokens for part in parts])
+            call.left = router.watcher.call_left(self._variant, tokens, now_s=call.sent_s)
+        router.work(router.machine.call_ms / 2, self._leave, call)
+
+    def _leave(self, call: Call) -> None:
+        simulation, machine = self._router.simulation, self._router.machine
+        replica = self._pick()
+        replica.calls += 1
+        simulation.at(simulation.now_s + machine.hop_ms / 2000, replica.accept, call)
+
+    def _pick(self) -> Replica:
+        """The one with fewer calls, of two drawn at random; as Ray Serve does."""
+        if len(self._replicas) == 1:
+            return self._replicas[0]
+        now_s = self._router.simulation.now_s
+        up = [replica for replica in self._replicas if replica.ready_s <= now_s]
+        if len(up) <= 1:
+            return min(self._replicas, key=lambda replica: replica.ready_s)
+        return min(self._rng.sample(up, 2), key=lambda replica: replica.calls)
+
+    def reply(self, call: Call) -> None:
+        """A call leaves its replica."""
+        simulation, machine = self._router.simulation, self._router.machine
+        simulation.at(simulation.now_s + machine.hop_ms / 2000, self._reply_arrives, call)
+
+    def _reply_arrives(self, call: Call) -> None:
+        self._router.work(self._router.machine.call_ms / 2, self._replied, call)
+
+    def _replied(self, call: Call) -> None:
+        self._calls -= 1
+        router = self._router
+        if router.watcher is not None:
+            router.watcher.call_ended(call.left)
+            self._tell(call, router.simulation.now_s)
+        for part in call.parts:
+            if not part.ended:
+                router.answer(part)
+        self._pump()
+
+    def _tell(self, call: Call, now_s: float) -> None:
+        hop_ms = (now_s - call.sent_s) * 1000 - call.queue_ms - call.inference_ms
+        if self._router.stale_s:
+            self._router.simulation.at(now_s + self._router.stale_s, self._learn, (call, hop_ms))
+        else:
+            self._learn((call, hop_ms))
+
+    def _learn(self, learned: tuple[Call, float]) -> None:
+        call, hop_ms = learned
+        watcher, now_s = self._router.watcher, self._router.simulation.now_s
+        if watcher is not None and call.state is not None:
+            watcher.saw(call.left, call.state, hop_ms=hop_ms, now_s=now_s)

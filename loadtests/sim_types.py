@@ -1,0 +1,71 @@
+"""What simulated machines, requests and routing policies are to each other.
+
+A policy here is anything that chooses: the product's own brain, or a baseline. Each sees a request
+and a `View` of what it may know, and is told what became of the request. Times are seconds of the
+simulation's clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from serve_app.policy.brain import VariantFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimRequest:
+    """One text with a budget."""
+
+    number: int  # in order of arrival, from 0
+    arrived_s: float
+    tokens: int
+    budget_ms: float  # from arrival to the answer
+    client: str  # who asks: shares under overload count by client
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One host: every variant has a replica with an engine of one thread, beside one router process.
+
+    All of them share the cores.
+    """
+
+    cores: float
+    variants: tuple[VariantFacts, ...]
+    router_ms: float = 0.0  # CPU of the router process for each request
+    call_ms: float = (
+        0.0  # CPU of the router process for each call, half to send and half for its reply
+    )
+    replica_call_ms: float = 0.0  # CPU of a replica for each call
+    hop_ms: float = 0.0  # latency of a call beside any CPU, half each way
+
+
+class View(Protocol):
+    """What a router knows of its own work, without any reply: what a policy may read."""
+
+    def inflight_tokens(self, variant: str) -> int:
+        """Tokens of this router's requests that were admitted to a variant and have not ended."""
+        ...
+
+    def inflight_requests(self, variant: str) -> int:
+        """The number of those requests."""
+        ...
+
+
+class Policy(Protocol):
+    """Chooses a variant for each request of one router, and hears what became of it."""
+
+    def decide(self, request: SimRequest, view: View, *, now_s: float) -> str | None:
+        """The variant for a request, or None: it is refused."""
+        ...
+
+    def finished(
+        self, request: SimRequest, variant: str, *, latency_ms: float, now_s: float
+    ) -> None:
+        """The answer left, in time or not, `latency_ms` after the request's arrival."""
+        ...
+
+    def late(self, request: SimRequest, variant: str, *, now_s: float) -> None:
+        """The budget passed, or the client hung up, before there was an answer."""
+        ...
