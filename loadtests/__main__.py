@@ -67,6 +67,10 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         metavar="ARTIFACTS",
         help="where no server runs, build what is missing there, serve it, and stop it afterwards",
     )
+    run.add_argument(
+        "--variants",
+        help="with --serve: the variants that it serves, as onnx-fp32,onnx-int8 (default: the ladder)",
+    )
 
 
 def main() -> None:
@@ -101,6 +105,7 @@ def _run(args: argparse.Namespace) -> int:
             trace=args.trace,
             seed=args.seed,
             serve=args.serve,
+            variants=args.variants,
         )
     )
     findings = write(out)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,13 +24,21 @@ LOG = "server.log"
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to serve where nothing answers."""
+
+    artifacts: Path
+    variants: str | None = None  # by name, with commas between; None: the ladder
+
+
 @contextmanager
-def serving(server: Server, *, artifacts: Path | None, folder: Path, say: Say) -> Iterator[None]:
+def serving(server: Server, *, wanted: Wanted | None, folder: Path, say: Say) -> Iterator[None]:
     """See to it that a server answers, and stop it afterwards if it was started here.
 
     Args:
         server: where it answers.
-        artifacts: what to serve if nothing answers; None: nothing is started.
+        wanted: what to serve if nothing answers; None: nothing is started.
         folder: for its log.
         say: tells a line.
 
@@ -39,15 +48,24 @@ def serving(server: Server, *, artifacts: Path | None, folder: Path, say: Say) -
     try:
         server.check()
     except NoServer:
-        if artifacts is None or not _free(server):
+        if wanted is None or not _free(server):
             raise
     else:
+        if wanted is not None and wanted.variants is not None:
+            _warn_of_others(server, wanted.variants, say)
         yield
         return
-    _build(artifacts)
+    _build(wanted.artifacts)
     say(f"no server at {server.host}: starting one")
-    with _started(server, artifacts=artifacts, log=folder / LOG):
+    with _started(server, wanted, log=folder / LOG):
         yield
+
+
+def _warn_of_others(server: Server, variants: str, say: Say) -> None:
+    """Tell of a server that was running already and serves something else than was wanted."""
+    served = [v.variant for v in server.variants()]
+    if set(served) != {name.strip() for name in variants.split(",")}:
+        say(f"--variants={variants}: {server.host} runs already, and serves {', '.join(served)}")
 
 
 def _free(server: Server) -> bool:
@@ -73,10 +91,12 @@ def _build(artifacts: Path) -> None:
 
 
 @contextmanager
-def _started(server: Server, *, artifacts: Path, log: Path) -> Iterator[None]:
+def _started(server: Server, wanted: Wanted, *, log: Path) -> Iterator[None]:
     url = urlsplit(server.host)
-    command = [sys.executable, "-m", "serve_app", "--artifacts", str(artifacts)]
+    command = [sys.executable, "-m", "serve_app", "--artifacts", str(wanted.artifacts)]
     command += ["--host", str(url.hostname), "--port", str(url.port or 80)]
+    if wanted.variants is not None:
+        command += ["--variants", wanted.variants]
     with log.open("w", encoding="utf-8") as opened:
         process = subprocess.Popen(  # noqa: S603
             command, stdout=opened, stderr=opened, start_new_session=True

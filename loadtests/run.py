@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from converters.provenance import provenance
-from loadtests.errors import BadFile, LoadTestError
+from loadtests.errors import BadFile, BadOption, LoadTestError
 from loadtests.knee import Knee, collapsed, curve, find_knee
-from loadtests.local_server import serving
+from loadtests.local_server import Wanted, serving
 from loadtests.measures import measure
 from loadtests.phase_runner import Driver
 from loadtests.phases import (
@@ -50,6 +50,7 @@ class Options:
     trace: Path | None = None
     seed: int = 0
     serve: Path | None = None  # artifacts to serve where no server runs
+    variants: str | None = None  # of those, by name; None: the ladder
 
 
 def run(options: Options) -> About:
@@ -66,8 +67,13 @@ def run(options: Options) -> About:
     workload = _workload(options)
     if options.trace is not None and not options.trace.is_file():
         raise BadFile(f"--trace={options.trace}: no such file")
+    if options.variants is not None and options.serve is None:
+        raise BadOption(
+            "--variants", options.variants, "what is served is chosen with --serve only"
+        )
     folder = new_folder(options.out)
-    with serving(server, artifacts=options.serve, folder=folder, say=line.done):
+    wanted = Wanted(options.serve, variants=options.variants) if options.serve else None
+    with serving(server, wanted=wanted, folder=folder, say=line.done):
         about = _begin(options, server, workload)
         with Sampler(server, folder / SAMPLES, root=server_process(server.host)) as sampler:
             matrix = Matrix(options, server, sampler, about, line)

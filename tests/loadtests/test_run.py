@@ -159,6 +159,7 @@ def _has(file: Path, text: str) -> bool:
         (("--trace", "missing.csv"), "error: --trace=missing.csv: no such file"),
         (("--texts", "missing.txt"), "error: --texts=missing.txt: "),
         (("--mix", "nobody=1"), "error: --mix=nobody=1: "),
+        (("--variants", "a,b"), "error: --variants=a,b: what is served is chosen with --serve"),
     ],
 )
 def test_a_wrong_option_is_one_line(
