@@ -6,21 +6,23 @@ The only module that imports Ray. `build_app` is the builder for `serve run` and
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
+from ray.experimental.internal_kv import _internal_kv_del as kv_del
+from ray.experimental.internal_kv import _internal_kv_get as kv_get
+from ray.experimental.internal_kv import _internal_kv_list as kv_list
+from ray.experimental.internal_kv import _internal_kv_put as kv_put
 from ray.serve import Application
+from ray.serve.config import AutoscalingContext
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -28,28 +30,76 @@ from serve_app.asgi import AsgiApp, Receive, Scope, Send
 from serve_app.engines.opening import open_profiled
 from serve_app.errors import InternalError, ReplicaDied, ServeAppError, SetupError
 from serve_app.manifest import verify
-from serve_app.placement import Plan, plan
+from serve_app.placement import Plan, bounds, plan
+from serve_app.policy.scaling import Bounds, Rules
+from serve_app.quiet_stop import SIGNALS, stop_quietly
 from serve_app.registry import Ladder, Rung, load_ladder
 from serve_app.replica import Call, Replica, Reply
 from serve_app.router import Router
+from serve_app.scaler import STANDING, TARGET, Attendant, Scaler
 from serve_app.settings import Settings, parse_settings
 
 log = logging.getLogger("ray.serve")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LOGGING = {"enable_access_log": False}
 # Ours queue; Serve's own limit of 5 would starve the batches.
 MAX_ONGOING_CALLS = 64
 MAX_ONGOING_REQUESTS = 10_000
 # A busy replica has CALLS_PER_REPLICA (2) calls in flight, an idle one less than one.
-AUTOSCALING = {
-    "min_replicas": 1,
+BY_REQUESTS = {
     "target_ongoing_requests": 1.2,
     "metrics_interval_s": 2.0,
     "look_back_period_s": 6.0,
     "upscale_delay_s": 4.0,
-    "downscale_delay_s": 60.0,
 }
+# The routers have waited already, see `serve_app.policy.scaling`. Serve itself wakes a group of none
+# while the requests of the last half minute are above zero: by their mean that would be for half a
+# minute after each scaling to zero, by their minimum it is while some wait.
+BY_DEMAND = {
+    "aggregation_function": "min",
+    "policy": {"policy_function": "serve_app.app:follow_board"},
+    "upscale_delay_s": 0.0,
+    "downscale_delay_s": 0.0,
+}
+BOARD = "embedding-server"
+
+
+class KvBoard:
+    """Ray's own key-value store, in which Serve keeps its state too."""
+
+    def __init__(self, app: str) -> None:
+        self._app = f"{app}/"
+
+    def read(self, key: str) -> str | None:
+        found = kv_get(self._app + key, namespace=BOARD)
+        return None if found is None else found.decode()
+
+    def write(self, key: str, text: str) -> None:
+        kv_put(self._app + key, text, namespace=BOARD)
+
+    def delete(self, key: str) -> None:
+        kv_del(self._app + key, namespace=BOARD)
+
+    def keys(self, prefix: str) -> Sequence[str]:
+        found = kv_list(self._app + prefix, namespace=BOARD)
+        return [key.decode().removeprefix(self._app) for key in found]
+
+
+def follow_board(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+    """A variant's size as the routers want it. Serve's controller calls it in its every loop.
+
+    It travels there by value, so nothing of this package needs to be installed beside the controller.
+    """
+    board, name = KvBoard(context.app_name or ""), context.deployment_name
+    try:
+        standing = f"{context.target_num_replicas}/{context.current_num_replicas}"
+        if context.policy_state.get(STANDING) != standing:
+            board.write(STANDING + name, standing)
+        wanted = board.read(TARGET + name)
+    except RayError:  # the store is away for a while: sizes stay
+        return context.target_num_replicas, {}
+    size = context.target_num_replicas if wanted is None else int(wanted)
+    return size, {STANDING: standing}
 
 
 class VariantDeployment:
@@ -72,8 +122,12 @@ class RayTransport:
         self._handle = handle
 
     async def __call__(self, call: Call) -> Reply:
+        response = self._handle.embed.remote(call)
         try:
-            reply: Reply = await self._handle.embed.remote(call)
+            reply: Reply = await response
+        except asyncio.CancelledError:  # nobody waits any more: the replica shall know
+            response.cancel()
+            raise
         except RayTaskError as error:  # raised by our own code inside the replica
             if isinstance(error.cause, ServeAppError):
                 raise error.cause from None
@@ -89,11 +143,17 @@ class RouterDeployment:
     """The ingress, as Ray Serve runs it."""
 
     def __init__(
-        self, ladder: Ladder, handles: dict[str, DeploymentHandle], settings: Settings
+        self,
+        ladder: Ladder,
+        handles: dict[str, DeploymentHandle],
+        settings: Settings,
+        scaling: tuple[list[Bounds], Rules],
     ) -> None:
         transports = {name: RayTransport(handle) for name, handle in handles.items()}
         self._router = Router(ladder, transports, settings=settings)
-        self._warm_up: asyncio.Task[None] | None = None
+        self._by_demand = settings.autoscaling == "demand"
+        self._bounds, self._rules = scaling
+        self._running: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> AsgiApp:
         """Serve takes a plain function only."""
@@ -109,9 +169,22 @@ class RouterDeployment:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Warm up beside the first requests: /health answers at once, /ready when it is true."""
         while (await receive())["type"] == "lifespan.startup":
-            self._warm_up = asyncio.create_task(self._router.warm_up())
+            self._running = asyncio.create_task(self._attend())
             await send({"type": "lifespan.startup.complete"})
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _attend(self) -> None:
+        """Let requests go where replicas are, and see to it that replicas are where work is."""
+        attendant = Attendant(self._router, self._bounds)
+        if self._by_demand:
+            here = serve.get_replica_context()
+            scaler = Scaler(
+                KvBoard(here.app_name),
+                router=here.replica_id.unique_id,
+                bounds=self._bounds,
+                rules=self._rules,
+            )
+            await attendant.follow(scaler)
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -139,8 +212,11 @@ def build_app(args: dict[str, Any]) -> Application:
         threads=settings.threads,
         routers=settings.routers,
     )
+    groups = bounds(ladder.rungs, cpus, settings)
+    rules = Rules(slots=cpus.slots, quiet_s=settings.scale_down_s)
     variants = {
-        rung.manifest.variant: _variant(rung, cpus, settings=settings) for rung in ladder.rungs
+        group.variant: _variant(rung, group, cpus, settings=settings)
+        for rung, group in zip(ladder.rungs, groups, strict=True)
     }
     router = serve.deployment(
         serve.ingress()(RouterDeployment),
@@ -149,17 +225,18 @@ def build_app(args: dict[str, Any]) -> Application:
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         ray_actor_options={"num_cpus": cpus.router_cpus},
     )
-    return router.bind(ladder, variants, settings)
+    return router.bind(ladder, variants, settings, (groups, rules))
 
 
-def _variant(rung: Rung, cpus: Plan, *, settings: Settings) -> Application:
+def _variant(rung: Rung, group: Bounds, cpus: Plan, *, settings: Settings) -> Application:
     on_gpu = rung.device == "cuda"
+    by_requests = BY_REQUESTS | {"downscale_delay_s": settings.scale_down_s}
     deployment = serve.deployment(
         VariantDeployment,
         name=rung.manifest.variant,
         max_ongoing_requests=MAX_ONGOING_CALLS,
-        autoscaling_config=AUTOSCALING
-        | {"max_replicas": settings.max_replicas or (1 if on_gpu else cpus.max_replicas)},
+        autoscaling_config=(BY_DEMAND if settings.autoscaling == "demand" else by_requests)
+        | {"min_replicas": group.minimum, "max_replicas": group.maximum},
         ray_actor_options={"num_cpus": cpus.replica_cpus, "num_gpus": 1 if on_gpu else 0},
     )
     return deployment.bind(rung, threads=settings.threads)
@@ -211,31 +288,4 @@ def run_locally(
     except RuntimeError as error:
         raise SetupError(f"Serve could not deploy: {str(error).strip().splitlines()[0]}") from error
     finally:
-        _stop(serve.shutdown, ray.shutdown)
-
-
-def _stop(*steps: Callable[[], None]) -> None:
-    """End Serve, then Ray."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
-    with _silence():
-        for step in steps:
-            with contextlib.suppress(Exception):
-                step()
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """What Ray prints about actors that end as told, on either stream, is of no use to anyone."""
-    streams = [sys.stdout.fileno(), sys.stderr.fileno()]
-    kept = [os.dup(stream) for stream in streams]
-    with Path(os.devnull).open("w") as nowhere:
-        for stream in streams:
-            os.dup2(nowhere.fileno(), stream)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        for stream, before in zip(streams, kept, strict=True):
-            os.dup2(before, stream)
-            os.close(before)
+        stop_quietly(serve.shutdown, ray.shutdown)

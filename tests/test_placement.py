@@ -51,15 +51,25 @@ def test_a_replica_reserves_something_and_never_more_than_its_threads(
     assert 0 < found.replica_cpus <= threads
 
 
+@given(CPUS, VARIANTS, THREADS, ROUTERS)
+def test_the_slots_fit_the_cpus_that_are_reserved(
+    cpus: float, variants: int, threads: int, routers: int
+) -> None:
+    """Replicas in every slot, of whichever variants, never reserve more than there is."""
+    found = plan(cluster_cpus=cpus, variants=variants, threads=threads, routers=routers)
+    assert found.slots >= variants
+    assert routers * found.router_cpus + found.slots * found.replica_cpus <= cpus + 1e-9
+
+
 @pytest.mark.parametrize(
     ("cpus", "variants", "threads", "routers", "expected"),
     [
         # 1 router + 2 × 3 replicas = 7 CPUs is where whole CPUs begin
-        (7, 3, 1, 1, Plan(router_cpus=1, replica_cpus=1, max_replicas=4)),
-        (6.9, 3, 1, 1, Plan(router_cpus=0, replica_cpus=0.383, max_replicas=6)),
-        (2, 3, 1, 1, Plan(router_cpus=0, replica_cpus=0.333, max_replicas=2)),
-        (1, 1, 4, 1, Plan(router_cpus=0, replica_cpus=1, max_replicas=1)),
-        (64, 3, 4, 2, Plan(router_cpus=1, replica_cpus=4, max_replicas=13)),
+        (7, 3, 1, 1, Plan(router_cpus=1, replica_cpus=1, max_replicas=4, slots=6)),
+        (6.9, 3, 1, 1, Plan(router_cpus=0, replica_cpus=0.383, max_replicas=6, slots=8)),
+        (2, 3, 1, 1, Plan(router_cpus=0, replica_cpus=0.333, max_replicas=2, slots=4)),
+        (1, 1, 4, 1, Plan(router_cpus=0, replica_cpus=1, max_replicas=1, slots=1)),
+        (64, 3, 4, 2, Plan(router_cpus=1, replica_cpus=4, max_replicas=13, slots=15)),
     ],
 )
 def test_worked_examples(

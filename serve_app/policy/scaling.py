@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-ASLEEP = 1e-4  # busy engines: a request of 10 ms has faded to this half a minute later
+ASLEEP = 1e-5  # busy engines: even a request of 0.1 ms is more, and one of 10 ms fades in 30 s
 SPARE = 0.85  # of the utilisation: a smaller group must fit below this, or the next burst undoes it
 
 
