@@ -2,6 +2,10 @@
 
 While the engine runs a batch, texts gather; the next batch is taken from all that gathered. Nothing
 waits for a batch to fill, and no text waits behind one that arrived later for longer than a batch.
+Texts whose caller has gone, or whose deadline has passed, never reach the engine.
+
+The queue is bounded by those who send: a router has two calls for each replica that it knows on their
+way (`dispatch.py`), Serve lets 64 in at a time (`app.py`), and a call holds two batches or one text.
 Ray is not known here: `app.py` wraps this class into a deployment.
 """
 
@@ -11,30 +15,40 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from serve_app.engines.base import Engine, TokenIds, Vectors
 from serve_app.errors import ArtifactError
 from serve_app.manifest import Manifest, Profile
-from serve_app.policy.batching import next_batch
 from serve_app.policy.load import ReplicaState
+from serve_app.waiting import Text, Waiting, WaitingCall
 
 WARM_UP_LENGTHS = (8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What crosses from router to replica: flat int32 token ids, and the length of each text."""
+    """What crosses from router to replica: flat int32 token ids, and of each text two numbers.
+
+    Hosts' clocks differ, so what travels is the time left, not a time.
+    """
 
     ids: bytes
-    lengths: bytes
+    lengths: bytes  # int32, tokens
+    left_ms: bytes  # float32, until nobody wants its vector; inf where someone always will
 
     @classmethod
-    def of(cls, texts: Sequence[TokenIds]) -> Call:
+    def of(cls, texts: Sequence[TokenIds], left_ms: Sequence[float] | None = None) -> Call:
+        """Pack texts that have so many milliseconds left; None: all have for ever."""
         lengths = np.fromiter(map(len, texts), dtype=np.int32, count=len(texts))
-        return cls(ids=np.concatenate(texts).tobytes(), lengths=lengths.tobytes())
+        left = np.full(len(texts), np.inf) if left_ms is None else left_ms
+        return cls(
+            ids=np.concatenate(texts).tobytes(),
+            lengths=lengths.tobytes(),
+            left_ms=np.asarray(left, dtype=np.float32).tobytes(),
+        )
 
     @property
     def count(self) -> int:
@@ -46,6 +60,12 @@ class Call:
         ends = np.cumsum(np.frombuffer(self.lengths, dtype=np.int32))
         return np.split(ids, ends[:-1])
 
+    def deadlines_s(self, *, arrived_s: float) -> list[float]:
+        """When each text loses its worth, on the clock that says when the call arrived."""
+        left_ms = np.frombuffer(self.left_ms, dtype=np.float32).astype(np.float64)
+        deadlines_s: list[float] = (arrived_s + left_ms / 1000).tolist()
+        return deadlines_s
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -55,43 +75,7 @@ class Reply:
     queue_ms: float  # from arrival at the replica to the first batch that holds a text of the call
     inference_ms: float  # from there to the end of the last such batch
     state: ReplicaState
-
-
-@dataclass(eq=False, slots=True)
-class _Waiting:
-    """One call on its way through the engine."""
-
-    vectors: Vectors
-    missing: int
-    done: asyncio.Future[None]
-    started_s: float | None = None
-
-
-@dataclass(eq=False, slots=True)
-class _Text:
-    ids: TokenIds
-    call: _Waiting
-    row: int
-
-
-@dataclass(eq=False, slots=True)
-class _Queue:
-    """Texts in order of arrival."""
-
-    texts: list[_Text] = field(default_factory=list)
-    tokens: int = 0
-
-    def add(self, text: _Text) -> None:
-        self.texts.append(text)
-        self.tokens += len(text.ids)
-
-    def take(self, batch_tokens: int) -> list[_Text]:
-        positions = next_batch([len(t.ids) for t in self.texts], batch_tokens)
-        batch = [self.texts[i] for i in positions]
-        taken = set(positions)
-        self.texts = [t for i, t in enumerate(self.texts) if i not in taken]
-        self.tokens -= sum(len(t.ids) for t in batch)
-        return batch
+    dropped: tuple[int, ...] = ()  # texts whose deadline passed here; their rows are no vectors
 
 
 class Replica:
@@ -115,29 +99,37 @@ class Replica:
         self._name = name
         self._dims = manifest.checkpoint.dims
         self._measured = measured
-        self._batch_tokens = (measured or manifest.profile).batch_tokens
-        self._queue = _Queue()
+        self._profile = measured or manifest.profile
+        self._pace = 1.0
+        self._queue = Waiting()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._running: asyncio.Task[None] | None = None
-        _warm_up(engine, manifest, batch_tokens=self._batch_tokens)
+        _warm_up(engine, manifest, batch_tokens=self._profile.batch_tokens)
 
     @property
     def state(self) -> ReplicaState:
         return ReplicaState(
-            replica=self._name, queued_tokens=self._queue.tokens, measured=self._measured
+            replica=self._name,
+            queued_tokens=self._queue.tokens,
+            pace=self._pace,
+            measured=self._measured,
         )
 
     async def embed(self, call: Call) -> Reply:
-        """Run a call's texts, among those of other calls, and wait for the last of them."""
+        """Run a call's texts, among those of other calls, and wait for the last of them.
+
+        Cancelling it takes what is still queued out of the engine's way.
+        """
         arrived_s = time.monotonic()
         texts = call.texts()
-        waiting = _Waiting(
+        waiting = WaitingCall(
             vectors=np.empty((len(texts), self._dims), dtype=np.float32),
             missing=len(texts),
             done=asyncio.get_running_loop().create_future(),
         )
-        for row, ids in enumerate(texts):
-            self._queue.add(_Text(ids, waiting, row))
+        deadlines_s = call.deadlines_s(arrived_s=arrived_s)
+        for row, (ids, deadline_s) in enumerate(zip(texts, deadlines_s, strict=True)):
+            self._queue.add(Text(ids, deadline_s, waiting, row))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         await waiting.done
@@ -148,44 +140,45 @@ class Replica:
             queue_ms=(started_s - arrived_s) * 1000,
             inference_ms=(finished_s - started_s) * 1000,
             state=self.state,
+            dropped=tuple(waiting.dropped),
         )
 
     async def _run(self) -> None:
         """Batch after batch until nothing waits."""
-        loop = asyncio.get_running_loop()
         try:
             while self._queue.texts:
-                batch = self._drop_abandoned(self._queue.take(self._batch_tokens))
-                if not batch:
-                    continue
                 now_s = time.monotonic()
-                for text in batch:
-                    text.call.started_s = text.call.started_s or now_s
-                try:
-                    vectors = await loop.run_in_executor(
-                        self._thread, self._engine.embed, [t.ids for t in batch]
-                    )
-                    _deliver(batch, vectors)
-                except Exception as error:  # whatever the runtime raises belongs to these calls
-                    _fail(batch, error)
+                self._queue.sift(now_s)
+                if self._queue.texts:
+                    await self._run_batch(self._queue.take(self._profile.batch_tokens), now_s)
         finally:
             self._running = None
 
-    @staticmethod
-    def _drop_abandoned(batch: list[_Text]) -> list[_Text]:
-        """Texts whose caller was cancelled or has failed need no vector."""
-        return [t for t in batch if not t.call.done.done()]
+    async def _run_batch(self, batch: list[Text], now_s: float) -> None:
+        """One batch through the engine; its vectors, or its failure, to its calls."""
+        for text in batch:
+            text.call.started_s = text.call.started_s or now_s
+        try:
+            vectors = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._engine.embed, [t.ids for t in batch]
+            )
+            self._pace = self._paced(batch, took_ms=(time.monotonic() - now_s) * 1000)
+            _deliver(batch, vectors)
+        except Exception as error:  # whatever the runtime raises belongs to these calls
+            _fail(batch, error)
+
+    def _paced(self, batch: list[Text], *, took_ms: float) -> float:
+        """Time of a batch / what the profile says, which counts padding to the longest text."""
+        promised_ms = self._profile.fitted_ms(len(batch) * max(len(t.ids) for t in batch))
+        return took_ms / promised_ms if promised_ms > 0 else 1.0
 
 
-def _deliver(batch: list[_Text], vectors: Vectors) -> None:
+def _deliver(batch: list[Text], vectors: Vectors) -> None:
     for text, vector in zip(batch, vectors, strict=True):
-        text.call.vectors[text.row] = vector
-        text.call.missing -= 1
-        if text.call.missing == 0 and not text.call.done.done():
-            text.call.done.set_result(None)
+        text.call.settle(text.row, vector)
 
 
-def _fail(batch: list[_Text], error: Exception) -> None:
+def _fail(batch: list[Text], error: Exception) -> None:
     for text in batch:
         if not text.call.done.done():
             text.call.done.set_exception(error)

@@ -1,6 +1,7 @@
 """The inside of a replica: texts gather while the engine runs, and each caller gets its own vectors."""
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
@@ -104,7 +105,13 @@ def test_a_call_carries_its_texts_unchanged() -> None:
 def test_a_call_is_four_bytes_a_token() -> None:
     """Flat int32 ids: what crosses between processes is small."""
     call = Call.of(_ids(3, 1))
-    assert (len(call.ids), len(call.lengths)) == (4 * 4, 4 * 2)
+    assert (len(call.ids), len(call.lengths), len(call.left_ms)) == (4 * 4, 4 * 2, 4 * 2)
+
+
+def test_a_call_says_how_long_each_text_is_wanted() -> None:
+    """On the receiver's clock; for ever where nothing is said."""
+    assert Call.of(_ids(3, 1), [250.0, math.inf]).deadlines_s(arrived_s=7.0) == [7.25, math.inf]
+    assert Call.of(_ids(3, 1)).deadlines_s(arrived_s=7.0) == [math.inf] * 2
 
 
 def test_vectors_come_back_in_the_calls_order(replica: Replica, thread: HeldThread) -> None:
@@ -184,7 +191,8 @@ def test_the_reply_tells_the_replicas_state(replica: Replica, thread: HeldThread
         await thread.run_batch()
         await thread.run_batch()
         assert (await first).state.replica == "r1"
-        assert (await second).state == ReplicaState(replica="r1", queued_tokens=0)
+        after = (await second).state
+        assert after == ReplicaState(replica="r1", queued_tokens=0, pace=after.pace)
 
     asyncio.run(scenario())
 
@@ -351,6 +359,130 @@ def test_a_queue_of_cancelled_callers_only_runs_nothing(
         np.testing.assert_array_equal(_vectors(await last), _expected(_ids(3)))
 
     asyncio.run(scenario())
+
+
+def test_cancelled_texts_leave_the_queue(replica: Replica, thread: HeldThread) -> None:
+    """What a caller that left had queued counts no more once the next batch is taken."""
+
+    async def scenario() -> None:
+        first = _start(replica, _ids(1))
+        await _settle()
+        gone = _start(replica, _ids(*[16] * 10))
+        waits = [_start(replica, _ids(16, 16, 16, 16)) for _ in range(2)]
+        await _settle()
+        assert replica.state.queued_tokens == 16 * 18
+        gone.cancel()
+        await thread.run_batch()
+        assert replica.state.queued_tokens == 16 * 4
+        await thread.run_batch()
+        await thread.run_batch()
+        await asyncio.gather(first, *waits)
+        assert thread.held == []
+
+    asyncio.run(scenario())
+
+
+class TestDeadlines:
+    """Texts whose time is over."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+        found = {"s": 100.0}
+        monkeypatch.setattr(replica_module.time, "monotonic", lambda: found["s"])
+        return found
+
+    @staticmethod
+    def _start(replica: Replica, texts: list[TokenIds], *left_ms: float) -> asyncio.Task[Reply]:
+        return asyncio.create_task(replica.embed(Call.of(texts, left_ms)))
+
+    def test_a_text_that_is_late_never_reaches_the_engine(
+        self, replica: Replica, thread: HeldThread, clock: dict[str, float]
+    ) -> None:
+        """It counts from the call's arrival; the reply names the text, whose row is no vector."""
+        texts = _ids(2, 3, 4)
+
+        async def scenario() -> None:
+            first = _start(replica, _ids(1))
+            await _settle()
+            task = self._start(replica, texts, 500, 501, float("inf"))
+            await _settle()
+            clock["s"] = 100.5
+            await thread.run_batch()
+            assert [len(ids) for ids in await thread.run_batch()] == [3, 4]
+            reply = await task
+            assert reply.dropped == (0,)
+            assert np.isnan(_vectors(reply)[0]).all()
+            np.testing.assert_array_equal(_vectors(reply)[1:], _expected(texts)[1:])
+            assert (await first).dropped == ()
+
+        asyncio.run(scenario())
+
+    def test_a_call_of_late_texts_only_is_answered_without_the_engine(
+        self, replica: Replica, thread: HeldThread, clock: dict[str, float]
+    ) -> None:
+        """Nothing runs for it, and what is queued behind it does not wait."""
+
+        async def scenario() -> None:
+            first = _start(replica, _ids(1))
+            await _settle()
+            late, next_one = self._start(replica, _ids(2, 3), 1, 1), _start(replica, _ids(4))
+            await _settle()
+            clock["s"] = 101.0
+            await thread.run_batch()
+            reply = await late
+            assert (reply.dropped, reply.inference_ms) == ((0, 1), 0)
+            assert [len(ids) for ids in await thread.run_batch()] == [4]
+            await asyncio.gather(first, next_one)
+
+        asyncio.run(scenario())
+
+    @pytest.mark.parametrize("left_ms", [0.0, -5.0])
+    def test_a_text_that_arrives_late_is_dropped_at_once(
+        self, replica: Replica, thread: HeldThread, clock: dict[str, float], left_ms: float
+    ) -> None:
+        """No time left is too late, also for an idle replica."""
+        del clock
+
+        async def scenario() -> None:
+            reply = await self._start(replica, _ids(2), left_ms)
+            assert reply.dropped == (0,)
+            assert thread.held == []
+
+        asyncio.run(scenario())
+
+
+class TestPace:
+    """How long batches take against what the profile says: 0.1 ms a padded token."""
+
+    @pytest.mark.parametrize(
+        ("lengths", "took_ms", "pace"), [((4,), 0.4, 1.0), ((2, 4), 1.6, 2.0), ((8, 8), 0.8, 0.5)]
+    )
+    def test_the_pace_of_the_last_batch_travels_with_the_reply(
+        self,
+        replica: Replica,
+        thread: HeldThread,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        lengths: tuple[int, ...],
+        took_ms: float,
+        pace: float,
+    ) -> None:
+        """Padding counts as work, as it does in the profile."""
+        clock = {"s": 100.0}
+        monkeypatch.setattr(replica_module.time, "monotonic", lambda: clock["s"])
+
+        async def scenario() -> None:
+            task = _start(replica, _ids(*lengths))
+            await _settle()
+            clock["s"] += took_ms / 1000
+            await thread.run_batch()
+            assert (await task).state.pace == pytest.approx(pace)
+
+        asyncio.run(scenario())
+
+    def test_without_a_batch_the_profile_is_believed(self, replica: Replica) -> None:
+        """A replica that has run nothing yet claims nothing."""
+        assert replica.state.pace == 1.0
 
 
 def test_the_engine_is_warmed_up_before_the_first_call(
