@@ -13,12 +13,13 @@ import numpy as np
 
 from serve_app.api import Encoding
 from serve_app.asgi import Response
-from serve_app.dispatch import Embedded
 from serve_app.engines.base import Vectors
 from serve_app.engines.tokenization import Tokenized
 from serve_app.errors import MethodNotAllowed, NotAdmitted, ServeAppError
 from serve_app.manifest import Checkpoint
-from serve_app.policy.load import VariantLoad
+from serve_app.parts import Embedded
+from serve_app.policy.brain import Brain
+from serve_app.policy.brownout import Brownout
 from serve_app.policy.routing import Candidate, Decision
 from serve_app.registry import Rung
 
@@ -91,13 +92,12 @@ def routing_object(
 
 
 def route_response(
-    decision: Decision,
-    candidates: Sequence[Candidate],
-    tokenized: Tokenized,
-    *,
-    decided_ms: float,
+    decision: Decision, tokenized: Tokenized, *, decided_ms: float, brownout_level: int
 ) -> Response:
-    """A decision in full, nothing computed: what `/v1/embeddings` would do now, and why."""
+    """A decision in full, nothing computed: what `/v1/embeddings` would do now, and why.
+
+    The forecast of a variant that is not ready is that of an idle one.
+    """
     chosen = decision.chosen
     content = {
         "admitted": chosen is not None,
@@ -108,17 +108,19 @@ def route_response(
         "predicted_ms": None if chosen is None else round(decided_ms + chosen.forecast.p50_ms, 3),
         "budget_ms": decision.budget_ms,
         "retry_after_s": decision.retry_after_s,
+        "brownout_level": brownout_level,
         "tokens": tokenized.tokens,
         "truncated": tokenized.truncated,
         "forecasts": [
             {
                 "variant": c.variant,
                 "fidelity": c.fidelity,
+                "ready": not c.cold,
                 "wait_ms": round(c.forecast.wait_ms, 3),
                 "p50_ms": round(c.forecast.p50_ms, 3),
                 "p95_ms": round(c.forecast.p95_ms, 3),
             }
-            for c in candidates
+            for c in decision.grounds.candidates
         ],
         "rejected": [{"variant": r.variant, "reason": r.reason} for r in decision.rejected],
     }
@@ -143,16 +145,34 @@ def model_object(name: str, checkpoint: Checkpoint, *, created_s: int) -> dict[s
     }
 
 
-def variant_object(rung: Rung, load: VariantLoad, *, ready: bool, now_s: float) -> dict[str, Any]:
-    """One deployed variant for `/v1/variants`."""
+def brownout_object(brownout: Brownout) -> dict[str, Any]:
+    """How far unhinted requests are lowered now, and the share of requests that missed lately."""
+    return {
+        "level": brownout.level,
+        "floor": brownout.floor,
+        "miss_share": round(brownout.miss_share, 4),
+    }
+
+
+def variant_object(rung: Rung, found: Candidate, brain: Brain, *, now_s: float) -> dict[str, Any]:
+    """One deployed variant for `/v1/variants`.
+
+    Args:
+        rung: the variant.
+        found: how a typical request sees it now.
+        brain: what else is known of it.
+        now_s: when.
+    """
     manifest = rung.manifest
-    profile = load.profile(manifest.profile, now_s=now_s)
+    load = brain.load(found.variant)
+    replicas = load.replicas(now_s=now_s)
+    profile, forecast = load.profile, found.forecast
     return {
         "variant": manifest.variant,
         "runtime": manifest.runtime,
         "precision": manifest.precision,
         "device": rung.device,
-        "ready": ready,
+        "ready": not found.cold,
         "fidelity": manifest.fidelity.p1,
         "fidelity_mean": manifest.fidelity.mean,
         "fidelity_min": manifest.fidelity.min,
@@ -160,10 +180,11 @@ def variant_object(rung: Rung, load: VariantLoad, *, ready: bool, now_s: float) 
         "batch_invariant": manifest.batch_invariant,
         "size_bytes": manifest.size_bytes,
         "profile": asdict(profile) | {"cost_ms": profile.cost_ms},
-        "replicas": load.at(now_s=now_s).replicas if ready else 0,
-        "queued_tokens": sum(r.queued_tokens for r in load.replicas(now_s=now_s)),
+        "replicas": 0 if found.cold else max(1, len(replicas)),
+        "queued_tokens": sum(r.queued_tokens for r in replicas),
         "inflight_tokens": load.inflight_tokens,
-        "hop_ms": load.hop_ms,
+        "busy": brain.demand.busy(found.variant, now_s=now_s),
+        "p95_factor": round(forecast.p95_ms / max(forecast.p50_ms, 1e-9), 3),
         "forecast_error": load.forecast_error,
     }
 

@@ -1,52 +1,103 @@
-"""The deployed variants as the router sees them: which are up, how loaded, which one to take."""
+"""The deployed variants as the router sees them: which are up, how loaded, which one to take.
+
+The fleet joins the brain, which decides, to the lanes, which carry.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import random
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from serve_app.dispatch import Lane, Transport
 from serve_app.engines.base import TokenIds
-from serve_app.errors import HintConflict, NotReady, UnknownVariant, shown
-from serve_app.policy.forecast import forecast
-from serve_app.policy.hint import Hint
-from serve_app.policy.load import VariantLoad
-from serve_app.policy.routing import Candidate, Decision, decide, fidelity_floor
+from serve_app.engines.tokenization import Tokenized
+from serve_app.errors import (
+    HintConflict,
+    NotReady,
+    UnknownVariant,
+    shown,
+)
+from serve_app.metrics import Outcome, Tally
+from serve_app.parts import Embedded
+from serve_app.policy.brain import Brain, Options, VariantFacts
+from serve_app.policy.hint import Hint, Quality
+from serve_app.policy.routing import Decision
 from serve_app.registry import Ladder, Rung
+from serve_app.settings import Settings
+
+log = logging.getLogger(__name__)
 
 WARM_UP_CALLS = 10
 
 
 class Fleet:
-    """A lane to each variant of the ladder."""
+    """A lane to each variant of the ladder, and the brain that knows them all."""
 
-    def __init__(self, ladder: Ladder, transports: Mapping[str, Transport]) -> None:
+    def __init__(
+        self, ladder: Ladder, transports: Mapping[str, Transport], *, settings: Settings
+    ) -> None:
         self.off = ladder.off
         self.rungs: dict[str, Rung] = {r.manifest.variant: r for r in ladder.rungs}
+        self._fidelities = {name: r.manifest.fidelity.p1 for name, r in self.rungs.items()}
+        self.brain = Brain(
+            [
+                VariantFacts(variant=name, fidelity=fidelity, profile=rung.manifest.profile)
+                for (name, rung), fidelity in zip(
+                    self.rungs.items(), self._fidelities.values(), strict=True
+                )
+            ],
+            options=Options(
+                default=_reachable(settings.default_hint(), max(self._fidelities.values())),
+                cores=settings.cores or os.cpu_count() or 1,
+                max_wait_ms=settings.max_wait_ms,
+                reserve_ms=settings.reserve_ms,
+            ),
+            rng=random.Random(),  # noqa: S311  # spreads retries, keeps no secret
+        )
         self.lanes = {
-            name: Lane(rung.manifest, transports[name], load=VariantLoad())
+            name: Lane(rung.manifest, transports[name], brain=self.brain)
             for name, rung in self.rungs.items()
         }
-        self.ready: set[str] = set()
-        self._fidelities = {name: r.manifest.fidelity.p1 for name, r in self.rungs.items()}
+        self.tally = Tally(self.rungs)
+        self._resting: set[str] = set()
 
     async def warm_up(self, texts: list[TokenIds]) -> None:
         """Wait for every variant's first replica, and measure what a call to it costs on top."""
-        await asyncio.gather(*(self._warm_up(name, texts) for name in self.lanes))
+        await asyncio.gather(*(self.warm_up_variant(name, texts) for name in self.lanes))
 
-    async def _warm_up(self, name: str, texts: list[TokenIds]) -> None:
+    async def warm_up_variant(self, name: str, texts: list[TokenIds]) -> None:
+        """As `warm_up`, of one variant; then requests may go there."""
         lane = self.lanes[name]
-        await lane.embed(texts, deadline_s=None)  # opens connections: tells nothing of later calls
-        lane.load.hop_ms = None
+        await lane.reach(texts)
         for _ in range(WARM_UP_CALLS):
             await lane.embed(texts, deadline_s=None)
-        self.ready.add(name)
+        self.brain.set_ready(name)
+        self._resting.discard(name)
+
+    def cool_down(self, name: str) -> None:
+        """Let no request go to a variant that is to have no replica: nobody need wait for one."""
+        self.brain.set_ready(name, ready=False)
+        self._resting.add(name)
+
+    def demand(self) -> dict[str, float]:
+        """Engines that each variant would keep busy if each request had its first choice."""
+        now_s = time.monotonic()
+        return {name: self.brain.demand.busy(name, now_s=now_s) for name in self.rungs}
+
+    @property
+    def ready(self) -> list[str]:
+        """Variants with a replica."""
+        return [name for name in self.rungs if self.brain.is_ready(name)]
 
     @property
     def starting(self) -> list[str]:
-        """Variants without a replica yet."""
-        return [name for name in self.rungs if name not in self.ready]
+        """Variants without a replica yet, though they are to have one."""
+        return [n for n in self.rungs if not self.brain.is_ready(n) and n not in self._resting]
 
     def check_pin(self, hint: Hint, *, param: str) -> None:
         """A pinned variant must be deployed, and not below the floor: that is a promise.
@@ -61,7 +112,10 @@ class Fleet:
             raise UnknownVariant(
                 f"no variant {shown(pinned)}; deployed are {', '.join(self.rungs)}", param=param
             )
-        fidelity, floor = self._fidelities[pinned], self._floor(hint)
+        if hint.quality is None:
+            return
+        fidelity = self._fidelities[pinned]
+        floor = max(self._fidelities.values()) if hint.quality.best else hint.quality.floor
         if fidelity < floor:
             raise HintConflict(
                 f"variant {shown(pinned)} has fidelity {fidelity:.6f}, "
@@ -69,41 +123,109 @@ class Fleet:
                 param=param,
             )
 
-    def decide(self, hint: Hint, *, tokens: int, elapsed_ms: float, max_wait_ms: float) -> Decision:
-        """Choose a variant for a request; see `serve_app.policy.routing.decide`.
+    def look(self) -> float:
+        """The time, once the brownout has noticed how much of it has passed."""
+        now_s = time.monotonic()
+        self.brain.brownout.look(now_s=now_s)
+        return now_s
+
+    def judge(self, hint: Hint, *, tokens: int, elapsed_ms: float, client: str) -> Decision:
+        """What `decide` would say now; nothing is remembered.
 
         Raises:
             NotReady: all that the hint allows still start.
         """
-        self._require_ready(hint)
-        return decide(hint, self.candidates(tokens), elapsed_ms=elapsed_ms, max_wait_ms=max_wait_ms)
-
-    def candidates(self, tokens: int) -> list[Candidate]:
-        """The variants that are up, as a request of `tokens` tokens sees them now."""
-        now_s = time.monotonic()
-        return [
-            self._candidate(name, tokens, now_s=now_s) for name in self.rungs if name in self.ready
-        ]
-
-    def _candidate(self, name: str, tokens: int, *, now_s: float) -> Candidate:
-        lane = self.lanes[name]
-        profile = lane.profile(now_s=now_s)
-        return Candidate(
-            variant=name,
-            fidelity=self._fidelities[name],
-            cost=profile.cost_ms,
-            forecast=forecast(profile, lane.load.at(now_s=now_s), tokens=tokens),
+        now_s = self.look()
+        decision = self.brain.judge(
+            hint, tokens=tokens, elapsed_ms=elapsed_ms, client=client, now_s=now_s
         )
+        _require_ready(decision)
+        return decision
 
-    def _require_ready(self, hint: Hint) -> None:
-        floor = self._floor(hint)
-        able = [
-            name
-            for name, fidelity in self._fidelities.items()
-            if fidelity >= floor and hint.variant in (None, name)
-        ] or list(self.rungs)
-        if self.ready.isdisjoint(able):
-            raise NotReady(f"no replica is up yet for {', '.join(able)}; ask /ready")
+    def decide(self, hint: Hint, *, tokens: int, elapsed_ms: float, client: str) -> Decision:
+        """Choose a variant for a request; see `serve_app.policy.brain.Brain.decide`.
 
-    def _floor(self, hint: Hint) -> float:
-        return fidelity_floor(hint, list(self._fidelities.values()))
+        What is refused is wished for all the same: more replicas may come of it.
+
+        Raises:
+            NotReady: all that the hint allows still start.
+        """
+        now_s = self.look()
+        decision = self.brain.decide(
+            hint, tokens=tokens, elapsed_ms=elapsed_ms, client=client, now_s=now_s
+        )
+        if decision.chosen is None:
+            self.brain.wish(hint, decision, tokens=tokens, now_s=now_s)
+            _require_ready(decision)
+            self.tally.refused += 1
+        return decision
+
+    async def embed(
+        self,
+        hint: Hint,
+        decision: Decision,
+        tokenized: Tokenized,
+        *,
+        deadline_s: float | None,
+    ) -> Embedded:
+        """Run an admitted request on its variant, and learn from what becomes of it.
+
+        Args:
+            hint: as the client sent it.
+            decision: one that chose.
+            tokenized: its texts, one at least.
+            deadline_s: `time.monotonic()` when the answer loses its worth, or None.
+
+        Raises:
+            DeadlineExceeded, NotAdmitted, ReplicaDied: as `serve_app.dispatch.Lane.embed`.
+        """
+        chosen = decision.chosen
+        assert chosen is not None  # noqa: S101  # the refused go no further
+        brain, name, started_s = self.brain, chosen.variant, time.monotonic()
+        tokens = tokenized.tokens
+        with brain.hold(chosen, tokens=tokens, now_s=started_s):
+            # After the call has left: what was wished for is in no hurry.
+            asyncio.get_running_loop().call_later(0, self._wish, hint, decision, tokens)
+            try:
+                done = await self.lanes[name].embed(tokenized.texts, deadline_s=deadline_s)
+            except BaseException as error:  # cancellation too: it is learned from, and goes on
+                outcome = Outcome.of(error)
+                self.tally.ended(name, outcome)
+                if outcome in (Outcome.LATE, Outcome.DISCONNECTED):
+                    brain.late(decision, now_s=time.monotonic())
+                raise
+        now_s = time.monotonic()
+        self.tally.answered(name, now_s - started_s)
+        brain.finished(
+            decision,
+            actual_ms=(now_s - started_s) * 1000,
+            within_budget=deadline_s is None or now_s <= deadline_s,
+            now_s=now_s,
+        )
+        return done
+
+    def _wish(self, hint: Hint, decision: Decision, tokens: int) -> None:
+        self.brain.wish(hint, decision, tokens=tokens, now_s=time.monotonic())
+
+
+def _require_ready(decision: Decision) -> None:
+    """What is refused only because nothing allowed is up may come back."""
+    if decision.chosen is not None:
+        return
+    hint, candidates, _, floor = decision.grounds
+    allowed = [
+        c for c in candidates if c.fidelity >= floor and hint.variant in (None, c.variant)
+    ] or candidates
+    if all(c.cold for c in allowed):
+        names = ", ".join(c.variant for c in allowed)
+        raise NotReady(f"no replica is up yet for {names}; ask /ready")
+
+
+def _reachable(default: Hint, best: float) -> Hint:
+    """The default hint with its floor lowered to what is deployed: nobody asked for more."""
+    if default.quality is None or default.quality.floor <= best:
+        return default
+    log.warning(
+        "the default floor %s is above every variant; using %s", default.quality.floor, best
+    )
+    return replace(default, quality=Quality(floor=best))

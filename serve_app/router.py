@@ -10,9 +10,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from serve_app.answers import (
+    brownout_object,
     embedding_items,
     embeddings_response,
     error_response,
@@ -29,9 +30,11 @@ from serve_app.asgi import (
     Response,
     Scope,
     Send,
+    client_of,
     read_body,
     require_json,
     send_response,
+    unless_gone,
 )
 from serve_app.dispatch import Transport
 from serve_app.engines.tokenization import Tokenized, Tokenizer
@@ -47,8 +50,8 @@ from serve_app.errors import (
 )
 from serve_app.fleet import Fleet
 from serve_app.inputs import check_token_range
-from serve_app.policy.hint import Hint, Quality
-from serve_app.policy.routing import Decision
+from serve_app.metrics import CONTENT_TYPE, exposition
+from serve_app.policy.load import TYPICAL_TOKENS
 from serve_app.registry import Ladder
 from serve_app.settings import Settings
 
@@ -66,8 +69,8 @@ class Prepared:
     """A request after parsing and tokenising: all that a decision needs."""
 
     request: EmbeddingRequest
-    hint: Hint
     tokenized: Tokenized
+    client: str
 
 
 class Router:
@@ -77,8 +80,7 @@ class Router:
         self, ladder: Ladder, transports: Mapping[str, Transport], *, settings: Settings
     ) -> None:
         checkpoint = ladder.rungs[0].manifest.checkpoint
-        self._fleet = Fleet(ladder, transports)
-        self._default_hint = _reachable(settings.default_hint(), ladder)
+        self._fleet = Fleet(ladder, transports, settings=settings)
         self._settings = settings
         self._checkpoint = checkpoint
         self._dims = checkpoint.dims
@@ -91,6 +93,7 @@ class Router:
             "/v1/variants": self._variants,
             "/health": self._health,
             "/ready": self._readiness,
+            "/metrics": self._metrics,
         }
         self._post: dict[str, Poster] = {
             "/v1/embeddings": self._embeddings,
@@ -100,6 +103,18 @@ class Router:
     async def warm_up(self) -> None:
         """Wait for every variant's first replica; `/ready` tells when all are up."""
         await self._fleet.warm_up(self._tokenizer.encode(["warm-up"]).texts)
+
+    async def warm_up_variant(self, variant: str) -> None:
+        """Wait for a variant's first replica, and let requests go there."""
+        await self._fleet.warm_up_variant(variant, self._tokenizer.encode(["warm-up"]).texts)
+
+    def cool_down(self, variant: str) -> None:
+        """Let no request go to a variant: it is to have no replica."""
+        self._fleet.cool_down(variant)
+
+    def demand(self) -> Mapping[str, float]:
+        """Engines that each variant would keep busy if each request had its first choice."""
+        return self._fleet.demand()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request, as ASGI calls it."""
@@ -131,39 +146,46 @@ class Router:
 
     async def _embeddings(self, scope: Scope, receive: Receive, arrived_s: float) -> Response:
         prepared = await self._prepare(scope, receive)
-        decision = self._decide(prepared, elapsed_ms=_ms_since(arrived_s))
+        request, tokenized, hint = prepared.request, prepared.tokenized, prepared.request.hint
+        decided_ms = _ms_since(arrived_s)
+        decision = self._fleet.decide(
+            hint, tokens=tokenized.tokens, elapsed_ms=decided_ms, client=prepared.client
+        )
         chosen = decision.chosen
         if chosen is None:
             raise NotAdmitted(
                 f"not admitted: {decision.reason}",
-                param=prepared.request.sent_as.get(decision.refused_for or ""),
+                param=request.sent_as.get(decision.refused_for or ""),
                 retry_after_s=decision.retry_after_s,
             )
-        lane = self._fleet.lanes[chosen.variant]
-        sent_s = time.monotonic()
         deadline_s = None if decision.budget_ms is None else arrived_s + decision.budget_ms / 1000
-        done = await lane.embed(prepared.tokenized.texts, deadline_s=deadline_s)
-        lane.load.learn(predicted_ms=chosen.forecast.p50_ms, actual_ms=_ms_since(sent_s))
-        request = prepared.request
+        work = self._fleet.embed(hint, decision, tokenized, deadline_s=deadline_s)
+        done = await unless_gone(receive, work)
         data = embedding_items(shorten(done.vectors, request.dimensions), request.encoding)
         routing = routing_object(
             decision,
             chosen,
             done,
-            decided_ms=(sent_s - arrived_s) * 1000,
+            decided_ms=decided_ms,
             total_ms=_ms_since(arrived_s),
-            truncated=prepared.tokenized.truncated,
+            truncated=tokenized.truncated,
         )
-        return embeddings_response(self._name, data, prepared.tokenized, routing=routing)
+        return embeddings_response(self._name, data, tokenized, routing=routing)
 
     async def _route(self, scope: Scope, receive: Receive, arrived_s: float) -> Response:
         prepared = await self._prepare(scope, receive)
         decided_ms = _ms_since(arrived_s)
+        decision = self._fleet.judge(
+            prepared.request.hint,
+            tokens=prepared.tokenized.tokens,
+            elapsed_ms=decided_ms,
+            client=prepared.client,
+        )
         return route_response(
-            self._decide(prepared, elapsed_ms=decided_ms),
-            self._fleet.candidates(prepared.tokenized.tokens),
+            decision,
             prepared.tokenized,
             decided_ms=decided_ms,
+            brownout_level=self._fleet.brain.brownout.level,
         )
 
     async def _prepare(self, scope: Scope, receive: Receive) -> Prepared:
@@ -172,7 +194,7 @@ class Router:
         request = resolve_model(
             parse_request(scope, body, max_texts=self._settings.max_texts), names=self._names
         )
-        hint = self._resolve(request)
+        self._check(request)
         tokenized = await self._tokenize(request)
         if tokenized.truncated and not request.truncate:
             where = request.input.name(tokenized.truncated[0])
@@ -181,17 +203,16 @@ class Router:
                 "and truncate is false",
                 param=where,
             )
-        return Prepared(request, hint, tokenized)
+        return Prepared(request, tokenized, client_of(scope))
 
-    def _resolve(self, request: EmbeddingRequest) -> Hint:
-        """Check variant and dimensions against what is served; apply the default hint."""
+    def _check(self, request: EmbeddingRequest) -> None:
+        """Hold variant and dimensions against what is served."""
         self._fleet.check_pin(request.hint, param=request.sent_as.get("variant", "variant"))
         if request.dimensions is not None and request.dimensions > self._dims:
             raise BadRequest(
                 f"dimensions is {request.dimensions}, the model has {self._dims}",
                 param="dimensions",
             )
-        return request.hint.or_default(self._default_hint)
 
     async def _tokenize(self, request: EmbeddingRequest) -> Tokenized:
         if request.input.token_ids:
@@ -202,27 +223,25 @@ class Router:
             return await asyncio.to_thread(self._tokenizer.encode, texts)
         return self._tokenizer.encode(texts)
 
-    def _decide(self, prepared: Prepared, *, elapsed_ms: float) -> Decision:
-        return self._fleet.decide(
-            prepared.hint,
-            tokens=prepared.tokenized.tokens,
-            elapsed_ms=elapsed_ms,
-            max_wait_ms=self._settings.max_wait_ms,
-        )
-
     def _models(self) -> Response:
         ids = [*self._names, *(f"{self._name}:{variant}" for variant in self._fleet.rungs)]
         data = [model_object(i, self._checkpoint, created_s=self._started_s) for i in ids]
         return Response.json({"object": "list", "data": data})
 
     def _variants(self) -> Response:
-        fleet, now_s = self._fleet, time.monotonic()
+        fleet, brain, now_s = self._fleet, self._fleet.brain, self._fleet.look()
         deployed = [
-            variant_object(rung, fleet.lanes[name].load, ready=name in fleet.ready, now_s=now_s)
-            for name, rung in fleet.rungs.items()
+            variant_object(fleet.rungs[found.variant], found, brain, now_s=now_s)
+            for found in brain.candidates(TYPICAL_TOKENS, now_s=now_s)
         ]
         off = [{"variant": o.variant, "reason": o.reason} for o in fleet.off]
-        return Response.json({"variants": deployed, "not_on_ladder": off})
+        brownout = brownout_object(brain.brownout)
+        return Response.json({"variants": deployed, "not_on_ladder": off, "brownout": brownout})
+
+    def _metrics(self) -> Response:
+        fleet = self._fleet
+        text = exposition(fleet.brain, fleet.tally, now_s=fleet.look())
+        return Response(text, content_type=CONTENT_TYPE)
 
     def _health(self) -> Response:
         return Response.json({"status": "ok"})
@@ -235,14 +254,3 @@ class Router:
 
 def _ms_since(start_s: float) -> float:
     return (time.monotonic() - start_s) * 1000
-
-
-def _reachable(default: Hint, ladder: Ladder) -> Hint:
-    """The default hint with its floor lowered to what is deployed: nobody asked for more."""
-    best = max(rung.manifest.fidelity.p1 for rung in ladder.rungs)
-    if default.quality is None or default.quality.floor <= best:
-        return default
-    log.warning(
-        "the default floor %s is above every variant; using %s", default.quality.floor, best
-    )
-    return replace(default, quality=Quality(floor=best))

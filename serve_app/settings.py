@@ -71,6 +71,16 @@ class Settings(BaseModel):
     max_wait_ms: float = Field(
         default=30_000.0, gt=0, description="longest forecast wait without a budget before 429"
     )
+    reserve_ms: float = Field(
+        default=2.0,
+        ge=0,
+        description="of each budget, kept for encoding and sending the answer",
+    )
+    cores: float | None = Field(
+        default=None,
+        gt=0,
+        description="cores that the replicas of one host share; None: as many as the router's has",
+    )
 
     def default_hint(self) -> Hint:
         """The hint of requests that bring none."""

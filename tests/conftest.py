@@ -36,7 +36,7 @@ from serve_app.manifest import (
     write_manifest,
 )
 from serve_app.registry import load_ladder
-from serve_app.replica import Replica
+from serve_app.replica import Call, Replica, Reply
 from serve_app.router import Router
 from serve_app.settings import parse_settings
 
@@ -202,6 +202,11 @@ class Served:
         self.router = router
         self._runner = runner
 
+    def set_ready(self) -> None:
+        """Let requests go to every variant, none of which was warmed up."""
+        for variant in self.router._fleet.rungs:
+            self.router._fleet.brain.set_ready(variant)
+
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self._runner.run(work)
 
@@ -220,6 +225,25 @@ class Served:
 
 
 MakeRouter = Callable[..., Served]
+
+
+def at_its_word(replica: Replica) -> Transport:
+    """Calls to a replica that says it took as long as its profile promises.
+
+    The fake engine takes no time: were it believed, each forecast would depend on this machine.
+    """
+
+    async def embed(call: Call) -> Reply:
+        reply = await replica.embed(call)
+        return replace(reply, state=replace(reply.state, pace=1.0))
+
+    return embed
+
+
+@pytest.fixture(name="at_its_word")
+def fixture_at_its_word() -> Callable[[Replica], Transport]:
+    """`at_its_word` for tests."""
+    return at_its_word
 
 
 @pytest.fixture(scope="session")
@@ -249,9 +273,9 @@ def make_router(clear_cut_artifacts: Path) -> Iterator[MakeRouter]:
         ) -> Served:
             ladder = load_ladder(artifacts)
             own = {
-                rung.manifest.variant: Replica(
-                    open_engine(rung.folder, rung.manifest), rung.manifest, name="replica"
-                ).embed
+                rung.manifest.variant: at_its_word(
+                    Replica(open_engine(rung.folder, rung.manifest), rung.manifest, name="replica")
+                )
                 for rung in ladder.rungs
             }
             router = Router(ladder, own | dict(transports or {}), settings=parse_settings(settings))

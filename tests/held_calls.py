@@ -1,13 +1,18 @@
 """A lane whose calls end when the test says so, and what travels on it."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 
 import numpy as np
 
-from serve_app.dispatch import CALLS_PER_REPLICA, Embedded, Lane
+from serve_app.dispatch import CALLS_PER_REPLICA, Lane
 from serve_app.engines.base import TokenIds, Vectors
 from serve_app.engines.fake_engine import FakeEngine
+from serve_app.manifest import Manifest
+from serve_app.parts import Embedded
+from serve_app.policy.brain import Brain, Options, VariantFacts
+from serve_app.policy.hint import Hint
 from serve_app.policy.load import ReplicaState
 from serve_app.replica import Call, Reply
 
@@ -37,14 +42,18 @@ class HeldTransport:
         replica: str = "r1",
         queue_ms: float = 0.0,
         inference_ms: float = 0.0,
+        dropped: tuple[int, ...] = (),
     ) -> None:
         """Answer a call as a replica would."""
         call, answer = self.calls[position]
         vectors = vectors_of(call.texts()).tobytes()
-        answer.set_result(
-            Reply(vectors, queue_ms, inference_ms, ReplicaState(replica=replica, queued_tokens=0))
-        )
+        state = ReplicaState(replica=replica, queued_tokens=0)
+        answer.set_result(Reply(vectors, queue_ms, inference_ms, state, dropped))
         await settle()
+
+    def is_cancelled(self, position: int) -> bool:
+        """Whether the lane gave a call up."""
+        return self.calls[position][1].cancelled()
 
     async def fail(self, position: int, error: Exception) -> None:
         """Let a call end in an error."""
@@ -67,12 +76,33 @@ def vectors_of(texts: Sequence[TokenIds]) -> Vectors:
     return FakeEngine(dims=DIMS).embed(texts)
 
 
+def lane_of(manifest: Manifest, transport: HeldTransport) -> Lane:
+    """A lane with a brain that knows its variant only."""
+    facts = VariantFacts(
+        variant=manifest.variant, fidelity=manifest.fidelity.p1, profile=manifest.profile
+    )
+    options = Options(default=Hint(budget_ms=1000.0), cores=1)
+    brain = Brain([facts], options=options, rng=random.Random(0))  # noqa: S311
+    return Lane(manifest, transport, brain=brain)
+
+
+async def embed(lane: Lane, texts: list[TokenIds], deadline_s: float | None = None) -> Embedded:
+    """As the fleet does it: tokens are in flight for as long as the lane is at it."""
+    with lane.load.hold(sum(map(len, texts))):
+        return await lane.embed(texts, deadline_s=deadline_s)
+
+
 async def start(
     lane: Lane, texts: list[TokenIds], deadline_s: float | None = None
 ) -> asyncio.Task[Embedded]:
-    task = asyncio.create_task(lane.embed(texts, deadline_s=deadline_s))
+    task = asyncio.create_task(embed(lane, texts, deadline_s))
     await settle()
     return task
+
+
+def passed(_: float | None) -> float:
+    """In `dispatch._loop_time`'s place: the deadline passes once the call has left."""
+    return asyncio.get_running_loop().time()
 
 
 async def fill(lane: Lane) -> list[asyncio.Task[Embedded]]:

@@ -15,7 +15,6 @@ from serve_app.answers import (
     shorten,
 )
 from serve_app.asgi import Response
-from serve_app.dispatch import Embedded
 from serve_app.engines.base import Vectors
 from serve_app.engines.tokenization import Tokenized
 from serve_app.errors import (
@@ -31,8 +30,10 @@ from serve_app.errors import (
     UnknownModel,
 )
 from serve_app.manifest import Prompts
+from serve_app.parts import Embedded
 from serve_app.policy.forecast import Forecast
-from serve_app.policy.routing import Candidate, Decision
+from serve_app.policy.hint import Hint
+from serve_app.policy.routing import Candidate, Decision, Grounds, Limit
 
 
 @pytest.fixture
@@ -124,7 +125,8 @@ def _tokenized() -> Tokenized:
 def _routing(*, budget_ms: float | None = 100.0, total_ms: float = 30.0) -> dict[str, object]:
     found = Forecast(wait_ms=4.0, service_ms=16.0, p95_ms=25.0)
     chosen = Candidate(variant="v", fidelity=0.98765432, cost=1.0, forecast=found)
-    decision = Decision(chosen=chosen, reason="because", budget_ms=budget_ms)
+    grounds = Grounds(Hint(), [chosen], Limit(left_ms=100.0, whole=True), 0.0)
+    decision = Decision(chosen=chosen, reason="because", budget_ms=budget_ms, grounds=grounds)
     done = Embedded(np.zeros((1, 1), np.float32), queue_ms=3.00049, inference_ms=12.0)
     return routing_object(decision, chosen, done, decided_ms=1.5, total_ms=total_ms, truncated=[1])
 

@@ -1,4 +1,4 @@
-"""Lanes in trouble: deadlines, clients that leave, replicas that die or fail. Nobody is forgotten."""
+"""Lanes in trouble: replicas that die or fail, queues that are full. Nobody is forgotten."""
 
 import asyncio
 import time
@@ -8,22 +8,24 @@ import numpy as np
 import pytest
 
 from serve_app import dispatch
-from serve_app.dispatch import Embedded, Lane
+from serve_app.dispatch import Lane
 from serve_app.errors import (
     BadRequest,
-    DeadlineExceeded,
     InternalError,
     NotAdmitted,
     ReplicaDied,
     ServeAppError,
 )
 from serve_app.manifest import Manifest, read_manifest
-from serve_app.policy.load import ReplicaState, VariantLoad
+from serve_app.parts import Embedded
+from serve_app.policy.load import ReplicaState
 from serve_app.replica import Reply
 from tests.held_calls import (
     DIMS,
     HeldTransport,
+    embed,
     fill,
+    lane_of,
     settle,
     start,
     texts_of,
@@ -43,72 +45,7 @@ def manifest(artifacts: Path) -> Manifest:
 
 @pytest.fixture
 def lane(manifest: Manifest, transport: HeldTransport) -> Lane:
-    return Lane(manifest, transport, load=VariantLoad())
-
-
-def test_a_deadline_that_passes_is_an_error_and_frees_the_tokens(
-    lane: Lane, transport: HeldTransport
-) -> None:
-    """The request ends with 504; its call may still run, and its late answer disturbs nobody."""
-
-    async def scenario() -> None:
-        task = await start(lane, texts_of(3), deadline_s=time.monotonic() - 1)
-        with pytest.raises(DeadlineExceeded):
-            await task
-        assert lane.load.inflight_tokens == 0
-        await transport.answer(0)
-        again = await start(lane, texts_of(4))
-        await transport.answer(1)
-        np.testing.assert_array_equal((await again).vectors, vectors_of(texts_of(4)))
-
-    asyncio.run(scenario())
-
-
-def test_a_deadline_in_the_future_does_not_disturb(lane: Lane, transport: HeldTransport) -> None:
-    """An answer within the deadline is an answer."""
-
-    async def scenario() -> None:
-        task = await start(lane, texts_of(3), deadline_s=time.monotonic() + 3600)
-        await transport.answer(0)
-        assert (await task).vectors.shape == (1, DIMS)
-
-    asyncio.run(scenario())
-
-
-def test_what_is_late_before_it_left_is_dropped(lane: Lane, transport: HeldTransport) -> None:
-    """A request that died in the queue costs no call, and others pass over it."""
-
-    async def scenario() -> None:
-        await fill(lane)
-        late = await start(lane, texts_of(3), deadline_s=time.monotonic() - 1)
-        with pytest.raises(DeadlineExceeded):
-            await late
-        gone = await start(lane, texts_of(4))
-        gone.cancel()
-        waits = await start(lane, texts_of(5))
-        await transport.answer(0)
-        assert transport.lengths(2) == [5]
-        await transport.answer(1)
-        await transport.answer(2)
-        await waits
-        assert lane.load.inflight_tokens == 0
-        assert len(transport.calls) == 3
-
-    asyncio.run(scenario())
-
-
-def test_a_cancelled_request_frees_its_tokens(lane: Lane, transport: HeldTransport) -> None:
-    """A client that leaves takes its tokens out of the forecast, call in flight or not."""
-
-    async def scenario() -> None:
-        task = await start(lane, texts_of(3))
-        task.cancel()
-        await settle()
-        assert task.cancelled()
-        assert lane.load.inflight_tokens == 0
-        await transport.answer(0)
-
-    asyncio.run(scenario())
+    return lane_of(manifest, transport)
 
 
 def test_a_call_is_sent_again_when_its_replica_dies(lane: Lane, transport: HeldTransport) -> None:
@@ -139,30 +76,13 @@ def test_a_call_is_sent_again_only_once(lane: Lane, transport: HeldTransport) ->
     asyncio.run(scenario())
 
 
-def test_a_call_that_is_late_already_is_not_sent_again(
-    lane: Lane, transport: HeldTransport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where every deadline has passed, a second try would be work for nobody."""
-
-    async def scenario() -> None:
-        task = await start(lane, texts_of(3), deadline_s=time.monotonic() + 3600)
-        later_s = time.monotonic() + 7200
-        with monkeypatch.context() as patch:
-            patch.setattr(dispatch.time, "monotonic", lambda: later_s)
-            transport.calls[0][1].set_exception(ReplicaDied("gone"))
-            with pytest.raises((ReplicaDied, DeadlineExceeded)):
-                await task
-        assert len(transport.calls) == 1
-
-    asyncio.run(scenario())
-
-
 def test_a_death_forgets_the_replicas(lane: Lane, transport: HeldTransport) -> None:
     """After a death the lane counts on one replica until others show themselves."""
 
     async def scenario() -> None:
-        lane.load.saw(ReplicaState(replica="r1", queued_tokens=0), hop_ms=1, now_s=time.monotonic())
-        lane.load.saw(ReplicaState(replica="r2", queued_tokens=0), hop_ms=1, now_s=time.monotonic())
+        for name in ("r1", "r2"):
+            state = ReplicaState(replica=name, queued_tokens=0)
+            lane.load.saw(state, now_s=time.monotonic())
         await start(lane, texts_of(3))
         await transport.fail(0, ReplicaDied("gone"))
         assert lane.load.replicas(now_s=time.monotonic()) == []
@@ -246,7 +166,7 @@ def test_a_full_queue_turns_requests_away(
         await start(lane, texts_of(3))
         before = lane.load.inflight_tokens
         with pytest.raises(NotAdmitted) as refused:
-            await lane.embed(texts_of(4), deadline_s=None)
+            await embed(lane, texts_of(4))
         assert refused.value.retry_after_s
         assert lane.load.inflight_tokens == before
         for position in range(3):

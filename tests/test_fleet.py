@@ -1,10 +1,12 @@
 """The deployed variants as one router sees them: what it knows of each comes from its replicas."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from serve_app.errors import HintConflict, NotReady, ReplicaDied, UnknownVariant
 from serve_app.fleet import WARM_UP_CALLS, Fleet
 from serve_app.manifest import Profile
 from serve_app.policy.hint import Hint, Quality
+from serve_app.policy.routing import Candidate
 from serve_app.registry import Ladder, load_ladder
 from serve_app.replica import Call, Replica, Reply
+from serve_app.settings import Settings
 
 VARIANTS = ["fake-fp32", "fake-bf16", "fake-int8"]
 TOKENS = 4
@@ -38,18 +42,24 @@ def _profile(ladder: Ladder, variant: str, **changes: Any) -> Profile:
     return replace(rung.manifest.profile, hardware=HERE, **changes)
 
 
-def _fleet(ladder: Ladder, measured: Measured | None = None) -> Fleet:
+@pytest.fixture
+def make_fleet(ladder: Ladder, at_its_word: Any) -> MakeFleet:
     """A fleet over replicas in this process, some with a profile of their own."""
-    replicas = {
-        rung.manifest.variant: Replica(
-            open_engine(rung.folder, rung.manifest),
-            rung.manifest,
-            name="r1",
-            measured=(measured or {}).get(rung.manifest.variant),
-        )
-        for rung in ladder.rungs
-    }
-    return Fleet(ladder, {name: replica.embed for name, replica in replicas.items()})
+
+    def make(measured: Measured | None = None) -> Fleet:
+        replicas = {
+            rung.manifest.variant: Replica(
+                open_engine(rung.folder, rung.manifest),
+                rung.manifest,
+                name="r1",
+                measured=(measured or {}).get(rung.manifest.variant),
+            )
+            for rung in ladder.rungs
+        }
+        transports = {name: at_its_word(replica) for name, replica in replicas.items()}
+        return Fleet(ladder, transports, settings=Settings(cores=8))
+
+    return make
 
 
 def _warm(fleet: Fleet) -> Fleet:
@@ -57,50 +67,55 @@ def _warm(fleet: Fleet) -> Fleet:
     return fleet
 
 
+def _candidates(fleet: Fleet) -> list[Candidate]:
+    """The variants as a request of a few tokens sees them now."""
+    return fleet.brain.candidates(TOKENS, now_s=time.monotonic())
+
+
 def _engine_ms(fleet: Fleet, variant: str) -> float:
     """The forecast service of a variant without the hop, which is this machine's."""
-    (found,) = (c for c in fleet.candidates(TOKENS) if c.variant == variant)
-    return found.forecast.service_ms - (fleet.lanes[variant].load.hop_ms or 0.0)
+    (found,) = (c for c in _candidates(fleet) if c.variant == variant)
+    return found.forecast.service_ms - fleet.brain._contention.at(1)[1]
 
 
 def _decide(fleet: Fleet, hint: Hint) -> str | None:
-    decision = fleet.decide(hint, tokens=TOKENS, elapsed_ms=0, max_wait_ms=1000)
+    decision = fleet.decide(hint, tokens=TOKENS, elapsed_ms=0, client="a")
     return decision.chosen and decision.chosen.variant
 
 
-def test_the_manifests_profile_is_the_forecast(ladder: Ladder) -> None:
+def test_the_manifests_profile_is_the_forecast(make_fleet: MakeFleet) -> None:
     """Where it fits the replicas' hardware, a variant takes what its manifest says."""
-    fleet = _warm(_fleet(ladder))
-    assert [c.cost for c in fleet.candidates(TOKENS)] == [1000, 100, 10]
+    fleet = _warm(make_fleet())
+    assert [c.cost for c in _candidates(fleet)] == [1000, 100, 10]
     assert _engine_ms(fleet, "fake-int8") == pytest.approx(TOKENS * 10)
 
 
-def test_a_replicas_own_profile_is_the_forecast(ladder: Ladder) -> None:
+def test_a_replicas_own_profile_is_the_forecast(ladder: Ladder, make_fleet: MakeFleet) -> None:
     """After the warm-up the router forecasts with what a replica measured, not with its manifest."""
     own = _profile(ladder, "fake-int8", base_ms=7.0, per_token_ms=5000.0)
-    fleet = _warm(_fleet(ladder, {"fake-int8": own}))
+    fleet = _warm(make_fleet({"fake-int8": own}))
     assert _engine_ms(fleet, "fake-int8") == pytest.approx(7 + TOKENS * 5000)
-    assert fleet.candidates(TOKENS)[2].cost == own.cost_ms
+    assert _candidates(fleet)[2].cost == own.cost_ms
     assert _engine_ms(fleet, "fake-bf16") == pytest.approx(TOKENS * 100)
 
 
-def test_a_replicas_own_profile_changes_the_decision(ladder: Ladder) -> None:
+def test_a_replicas_own_profile_changes_the_decision(ladder: Ladder, make_fleet: MakeFleet) -> None:
     """INT8 that is dear on this hardware is neither the cheapest nor what fits the budget."""
     fast, within = Hint(quality=Quality(floor=0.0)), Hint(budget_ms=1000)
-    built_here = _warm(_fleet(ladder))
+    built_here = _warm(make_fleet())
     assert [_decide(built_here, hint) for hint in (fast, within)] == ["fake-int8", "fake-bf16"]
     own = {
         "fake-int8": _profile(ladder, "fake-int8", per_token_ms=5000.0),
         "fake-fp32": _profile(ladder, "fake-fp32", per_token_ms=1.0),
     }
-    elsewhere = _warm(_fleet(ladder, own))
+    elsewhere = _warm(make_fleet(own))
     assert [_decide(elsewhere, hint) for hint in (fast, within)] == ["fake-fp32", "fake-fp32"]
 
 
-def test_the_replicas_batches_size_the_calls(ladder: Ladder) -> None:
+def test_the_replicas_batches_size_the_calls(ladder: Ladder, make_fleet: MakeFleet) -> None:
     """Two batches a call, as large as the replica measured that they should be."""
     own = _profile(ladder, "fake-int8", batch_tokens=16)
-    fleet = _fleet(ladder, {"fake-int8": own})
+    fleet = make_fleet({"fake-int8": own})
     lane, sizes = fleet.lanes["fake-int8"], []
     inner = lane._transport
 
@@ -115,27 +130,31 @@ def test_the_replicas_batches_size_the_calls(ladder: Ladder) -> None:
     assert sizes == [4, 4]
 
 
-def test_the_warm_up_measures_the_hop_after_the_first_call(ladder: Ladder) -> None:
+def test_the_warm_up_measures_the_hop_after_the_first_call(make_fleet: MakeFleet) -> None:
     """The first call opens connections: its time is not taken for that of later ones."""
-    calls: list[float | None] = []
-    fleet = _fleet(ladder)
+    fleet = make_fleet()
     lane = fleet.lanes["fake-int8"]
-    inner = lane._transport
+    inner, saw = lane._transport, fleet.brain.saw
+    calls, hops_ms = [], []
 
-    async def watching(call: Call) -> Reply:
-        calls.append(lane.load.hop_ms)
+    async def counting(call: Call) -> Reply:
+        calls.append(call)
         return await inner(call)
 
-    lane._transport = watching
-    _warm(fleet)
+    def listening(variant: str, *args: Any, hop_ms: float, **known: Any) -> None:
+        hops_ms.append((variant, hop_ms))
+        saw(variant, *args, hop_ms=hop_ms, **known)
+
+    lane._transport = counting
+    with mock.patch.object(fleet.brain, "saw", listening):
+        _warm(fleet)
     assert len(calls) == 1 + WARM_UP_CALLS
-    assert calls[:2] == [None, None]
-    assert None not in calls[2:]
+    assert len([hop for variant, hop in hops_ms if variant == "fake-int8"]) == WARM_UP_CALLS
 
 
-def test_variants_are_ready_one_by_one(ladder: Ladder) -> None:
+def test_variants_are_ready_one_by_one(make_fleet: MakeFleet) -> None:
     """A variant that answers is up, whatever becomes of another; who starts is told in order."""
-    fleet = _fleet(ladder)
+    fleet = make_fleet()
 
     async def dead(_: Call) -> Reply:
         raise ReplicaDied("gone")
@@ -144,7 +163,7 @@ def test_variants_are_ready_one_by_one(ladder: Ladder) -> None:
     assert fleet.starting == VARIANTS
     with pytest.raises(ReplicaDied):
         _warm(fleet)
-    asyncio.run(fleet._warm_up("fake-int8", TEXTS))
+    asyncio.run(fleet.warm_up_variant("fake-int8", TEXTS))
     assert "fake-int8" not in fleet.starting
     assert "fake-fp32" in fleet.starting
     with pytest.raises(NotReady, match="fake-fp32"):
@@ -159,10 +178,10 @@ def test_variants_are_ready_one_by_one(ladder: Ladder) -> None:
     ],
 )
 def test_a_pin_must_be_deployed_and_at_the_floor(
-    ladder: Ladder, hint: Hint, refusal: type[Exception]
+    make_fleet: MakeFleet, hint: Hint, refusal: type[Exception]
 ) -> None:
     """The refusal comes before anything runs, and names the variant."""
-    fleet = _fleet(ladder)
+    fleet = make_fleet()
     with pytest.raises(refusal, match=str(hint.variant)):
         fleet.check_pin(hint, param="variant")
     fleet.check_pin(Hint(variant="fake-int8", quality=Quality(floor=0.98)), param="variant")

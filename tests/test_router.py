@@ -236,7 +236,7 @@ class TestTrouble:
             raise raised
 
         served = make_router(ready=False, transports={"fake-int8": fail})
-        served.router._fleet.ready.update(VARIANTS)
+        served.set_ready()
         error = error_of(served.embed(variant="fake-int8"), status)
         assert (error["code"], error["type"]) == (code, "server_error")
         assert "secret" not in error["message"]
@@ -258,7 +258,7 @@ class TestTrouble:
             raise AssertionError
 
         served = make_router(ready=False, transports=dict.fromkeys(VARIANTS, never))
-        served.router._fleet.ready.update(VARIANTS)
+        served.set_ready()
         monkeypatch.setattr(dispatch, "_loop_time", pass_at_once)
         before_s = time.monotonic()
         error = error_of(served.embed(latency_ms=300), 504)
@@ -282,13 +282,13 @@ class TestTrouble:
         whole = make_router(clear_cut_artifacts)
         inner.append(whole.router._fleet.lanes["fake-int8"]._transport)
         served = make_router(ready=False, transports={"fake-int8": dies_once})
-        served.router._fleet.ready.update(VARIANTS)
+        served.set_ready()
         assert variant_of(served.embed(variant="fake-int8")) == "fake-int8"
         assert len(calls) == 2
 
     def test_a_bug_is_a_500_in_json(self, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Even what nobody thought of is answered in the shape of an error, without its inside."""
-        monkeypatch.setattr(served.router, "_resolve", lambda _: 1 / 0)
+        monkeypatch.setattr(served.router, "_check", lambda _: 1 / 0)
         error = error_of(served.embed(), 500)
         assert error["code"] == "internal_error"
         assert "zero" not in error["message"]

@@ -58,7 +58,7 @@ class TestRoute:
             raise ReplicaDied("no call was expected")
 
         served = make_router(ready=False, transports=dict.fromkeys(VARIANTS, count))
-        served.router._fleet.ready.update(VARIANTS)
+        served.set_ready()
         response = served.ask("POST", "/v1/route", json={"input": "a", "quality": "fast"})
         assert response.json()["variant"] == "fake-int8"
         assert calls == []
@@ -105,14 +105,14 @@ class TestWhatIsServed:
         assert "fidelity" in off["reason"]
 
     def test_variants_tells_the_profile_in_use(
-        self, make_router: MakeRouter, clear_cut_artifacts: Path
+        self, make_router: MakeRouter, clear_cut_artifacts: Path, at_its_word: Any
     ) -> None:
         """Of a replica that measured its own, that one, with its hardware."""
         folder = clear_cut_artifacts / "fake-int8"
         manifest = read_manifest(folder)
         own = replace(manifest.profile, hardware="this machine", per_token_ms=3.0)
         replica = Replica(open_engine(folder, manifest), manifest, name="r1", measured=own)
-        served = make_router(transports={"fake-int8": replica.embed})
+        served = make_router(transports={"fake-int8": at_its_word(replica)})
         variants = served.ask("GET", "/v1/variants").json()["variants"]
         told = {v["variant"]: v["profile"] for v in variants}
         assert told["fake-int8"] == json.loads(json.dumps(asdict(own))) | {"cost_ms": 3.0}
@@ -141,7 +141,7 @@ class TestWhatIsServed:
     def test_a_variant_that_is_up_serves_while_others_start(self, make_router: MakeRouter) -> None:
         """Requests that it may answer need not wait for the rest of the ladder."""
         served = make_router(ready=False)
-        served.run(served.router._fleet._warm_up("fake-int8", [np.array([2, 3], np.int32)]))
+        served.run(served.router._fleet.warm_up_variant("fake-int8", [np.array([2, 3], np.int32)]))
         assert variant_of(served.embed(quality="fast")) == "fake-int8"
         assert "fake-fp32" in error_of(served.ask("GET", "/ready"), 503)["message"]
 
@@ -153,5 +153,5 @@ class TestWhatIsServed:
     ) -> None:
         """503, come back later: neither a 429 for good nor a lesser variant as `best`."""
         served = make_router(ready=False)
-        served.run(served.router._fleet._warm_up("fake-int8", [np.array([2, 3], np.int32)]))
+        served.run(served.router._fleet.warm_up_variant("fake-int8", [np.array([2, 3], np.int32)]))
         assert error_of(served.embed(**hints), 503)["code"] == "not_ready"
