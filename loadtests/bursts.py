@@ -1,90 +1,70 @@
 """Bursty arrivals: an inter-arrival CV of 13, and 1-second peaks of 26 times the mean rate.
 
-A Markov-modulated Poisson process of two states (Fischer and Meier-Hellstern 1993, "The Markov-
-modulated Poisson process (MMPP) cookbook"). In a burst, arrivals come at 26 times the mean rate.
-Bursts last a second on average, and longer at rates so low that the CV would not be reached. The
-rate between bursts is then the one that gives the CV; it is about a hundredth of the mean.
+These two are what is published of the burstiest public trace of requests to language models (Azure 2023,
+coding). They are matched by three parts, each a Poisson process of its own rate (a Cox process):
+
+- silence and activity in turn, each exponential in length, half of the time each. A cycle's length
+  follows from the CV: silences of mean S in cycles of mean C give CV² + 1 = 2 rate S² / C.
+- spikes of a second in the active times, one in 15 s on average. Their heights follow a Pareto law from
+  twice the mean rate on, cut off so that with the rest a peak is 26 times the mean; most are low, and
+  20 minutes hold one of the highest.
+- what is left of the mean rate fills the active times.
+
+A peak is the highest second, so few requests meet one: a process that is at 26 times its mean whenever
+it is active has the same two figures, and overruns any server most of the time.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Offsets = NDArray[np.float64]
 
-BURST_FACTOR = 26.0
 CV = 13.0
-LEAST_BURST_S = 1.0
-LEAST_ARRIVALS_IN_A_MEAN_BURST = 5 * BURST_FACTOR
-SPARE_CYCLES = 40
-BISECTIONS = 60
+ACTIVE = 0.5  # of the time
+SPIKE_S = 1.0
+SPIKE_EVERY_S = 15.0
+LOWEST, HIGHEST, STEEPNESS = 2.0, 24.5, 2.0  # of spikes, in mean rates
 
 
 def bursty(rate: float, duration_s: float, rng: np.random.Generator, *, cv: float = CV) -> Offsets:
-    """Draw arrivals in bursts: sorted offsets in seconds, about `rate * duration_s` of them.
-
-    The window with the mean rate that was asked for is cut out of a longer draw: a short stretch
-    of such traffic may as well have no burst at all. Below a minute, one burst is most of it.
-    """
-    process = _Mmpp.fit(rate, cv)
-    cycle_s = process.burst_s + process.between_s
-    horizon_s = duration_s + SPARE_CYCLES * cycle_s
-    offsets = process.draw(horizon_s, rng)
-    starts = np.arange(0.0, horizon_s - duration_s, min(process.burst_s, duration_s) / 4)
-    counts = np.searchsorted(offsets, starts + duration_s) - np.searchsorted(offsets, starts)
-    start = starts[int(np.argmin(np.abs(counts - rate * duration_s)))]
-    return np.asarray(offsets[(offsets >= start) & (offsets < start + duration_s)] - start)
+    """Draw arrivals: sorted offsets in seconds, `rate * duration_s` of them on average."""
+    begins, lengths = _active_times(rate, duration_s, cv, rng)
+    heights = rng.permutation(_heights(max(round(duration_s / SPIKE_EVERY_S), 1)))
+    spikes = [
+        start + SPIKE_S * rng.uniform(size=rng.poisson(height * rate * SPIKE_S))
+        for start, height in zip(_within(begins, lengths, len(heights), rng), heights, strict=True)
+    ]
+    left = max(duration_s - heights.sum() * SPIKE_S, 0.0) * rate
+    offsets = np.sort(np.concatenate([*spikes, _within(begins, lengths, rng.poisson(left), rng)]))
+    return np.asarray(offsets[offsets < duration_s])
 
 
-@dataclass(frozen=True, slots=True)
-class _Mmpp:
-    burst_rate: float  # arrivals a second
-    base_rate: float
-    burst_s: float  # mean lengths
-    between_s: float
+def _heights(count: int) -> Offsets:
+    """Evenly spread quantiles of the Pareto law: every draw has its share of high spikes."""
+    above = 1 - (np.arange(count) + 0.5) / count
+    return np.asarray(np.minimum(LOWEST * above ** (-1 / STEEPNESS), HIGHEST))
 
-    @classmethod
-    def fit(cls, rate: float, cv: float) -> _Mmpp:
-        """Find the base rate that gives the CV: the lower it is, the higher the CV."""
-        burst_s = max(LEAST_BURST_S, LEAST_ARRIVALS_IN_A_MEAN_BURST / (BURST_FACTOR * rate))
-        low, high = 0.0, rate
-        for _ in range(BISECTIONS):
-            base = (low + high) / 2
-            if cls._with(rate, base, burst_s).cv > cv:
-                low = base
-            else:
-                high = base
-        return cls._with(rate, high, burst_s)
 
-    @classmethod
-    def _with(cls, rate: float, base: float, burst_s: float) -> _Mmpp:
-        share = (rate - base) / (BURST_FACTOR * rate - base)  # of the time in bursts
-        return cls(BURST_FACTOR * rate, base, burst_s, burst_s * (1 - share) / max(share, 1e-12))
+def _active_times(
+    rate: float, duration_s: float, cv: float, rng: np.random.Generator
+) -> tuple[Offsets, Offsets]:
+    """When activity begins, and how long it lasts: half of the time on average."""
+    cycle_s = (cv**2 + 1) / (2 * rate * (1 - ACTIVE) ** 2)
+    cycles = int(2 * duration_s / cycle_s) + 8
+    silent = rng.exponential((1 - ACTIVE) * cycle_s, cycles)
+    active = rng.exponential(ACTIVE * cycle_s, cycles)
+    ends = np.cumsum(silent + active) - silent[0] * rng.uniform()
+    begins, ends = np.clip([ends - active, ends], 0.0, duration_s)
+    if begins[0] == duration_s:  # a short draw may lie in one silence; it is to have its arrivals
+        begins[0], ends[0] = 0.0, duration_s
+    return begins, ends - begins
 
-    @property
-    def cv(self) -> float:
-        """Of the times between arrivals, from the moments of the Markovian arrival process."""
-        leave, enter = 1 / self.burst_s, 1 / self.between_s
-        rates = np.array([self.burst_rate, self.base_rate])
-        hidden = np.array([[-leave, leave], [enter, -enter]]) - np.diag(rates)
-        at_arrival = np.array([enter, leave]) * rates
-        at_arrival /= at_arrival.sum()
-        once = np.linalg.solve(-hidden, np.ones(2))
-        mean, second = at_arrival @ once, 2 * at_arrival @ np.linalg.solve(-hidden, once)
-        return float(np.sqrt(second / mean**2 - 1))
 
-    def draw(self, horizon_s: float, rng: np.random.Generator) -> Offsets:
-        """Draw the arrivals of so many seconds."""
-        switches, now_s = [0.0], 0.0
-        while now_s < horizon_s:
-            in_burst = len(switches) % 2 == 0
-            now_s += rng.exponential(self.burst_s if in_burst else self.between_s)
-            switches.append(min(now_s, horizon_s))
-        lengths = np.diff(switches)
-        rates = np.where(np.arange(len(lengths)) % 2, self.burst_rate, self.base_rate)
-        counts = rng.poisson(rates * lengths)
-        starts = np.repeat(switches[:-1], counts)
-        return np.sort(starts + rng.uniform(size=len(starts)) * np.repeat(lengths, counts))
+def _within(begins: Offsets, lengths: Offsets, count: int, rng: np.random.Generator) -> Offsets:
+    """So many times, spread evenly over the active ones."""
+    into = rng.uniform(0.0, lengths.sum(), count)
+    before = np.cumsum(lengths) - lengths
+    number = np.searchsorted(before, into, side="right") - 1
+    return np.asarray(begins[number] + into - before[number])
