@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psutil
@@ -22,23 +21,39 @@ REPLICA_CALL_MS = 1.0
 HOP_MS = 0.5
 
 
-def machine_from(host: str, *, api_key: str | None = None) -> MachineFile:
+def machine_from(host: str) -> MachineFile:
     """Ask a server; raises NoServer. Cores are this machine's, overheads are to be measured apart."""
-    server = Server(host, api_key or os.environ.get("LOADTEST_API_KEY"))
+    server, asked = Server(host), HintClass(name="count", weight=1)
     server.check()
     try:
-        rungs = tuple(_rung(variant) for variant in variants(host, server.api_key))
+        with server.asking() as ask:
+            return described(
+                variants(host, server.api_key),
+                lambda text: ask(asked.body([text])).tokens,
+                cores=float(psutil.cpu_count() or 1),
+                where=host,
+            )
     except (KeyError, TypeError, ValueError) as error:
-        raise NoServer(f"--machine-from={host}: /v1/variants tells no profile: {error}") from error
+        raise NoServer(f"--machine-from={host}: what it tells lacks or breaks {error}") from error
+
+
+def described(
+    told: Sequence[dict[str, Any]], count: Callable[[str], int], *, cores: float, where: str
+) -> MachineFile:
+    """A machine file from what `/v1/variants` tells and a count of texts' tokens.
+
+    Raises:
+        KeyError, TypeError, ValueError: a field of a variant is missing, or is not what it should be.
+    """
     return MachineFile(
-        about=f"Profiles and token counts of the server at {host}; overheads assumed.",
-        cores=float(psutil.cpu_count() or 1),
+        about=f"Profiles and token counts of the server at {where}; overheads assumed.",
+        cores=cores,
         router_ms=ROUTER_MS,
         call_ms=CALL_MS,
         replica_call_ms=REPLICA_CALL_MS,
         hop_ms=HOP_MS,
-        variants=rungs,
-        token_pools=tuple(_pools(server)),
+        variants=tuple(map(_rung, told)),
+        token_pools=tuple(_pools(count)),
     )
 
 
@@ -59,14 +74,8 @@ def _rung(variant: dict[str, Any]) -> Rung:
     )
 
 
-def _pools(server: Server) -> Sequence[Pool]:
+def _pools(count: Callable[[str], int]) -> Iterator[Pool]:
     """The built-in texts of the load tests, counted by the server's own tokenizer."""
-    asked = HintClass(name="count", weight=1)
-    return [
-        Pool(
-            name=name,
-            share=float(share),
-            tokens=tuple(server.route(asked.body([text])).tokens for text in texts),
-        )
-        for name, share, texts in zip(NAMES, LENGTHS.values(), Texts.built_in().pools, strict=True)
-    ]
+    kinds = zip(NAMES, LENGTHS.values(), Texts.built_in().pools, strict=True)
+    for name, share, texts in kinds:
+        yield Pool(name=name, share=float(share), tokens=tuple(map(count, texts)))

@@ -44,9 +44,9 @@ def sustained(
 ) -> float:
     """Requests a second that a variant sustains alone on the machine."""
     alone = replace(machine, variants=tuple(v for v in machine.variants if v.variant == variant))
-    low, high = 0.0, 1.0
+    low, high = 0.0, _least(alone, pools)
     while _keeps_up(alone, high, pools, run_s):
-        low, high = high, 2 * high
+        low, high = high, 1.5 * high
     while high - low > PRECISION * high:
         middle = (low + high) / 2
         if _keeps_up(alone, middle, pools, run_s):
@@ -54,6 +54,13 @@ def sustained(
         else:
             high = middle
     return low
+
+
+def _least(machine: Machine, pools: Sequence[TokenPool]) -> float:
+    """A rate to begin with: half of what the profile says that full batches without padding carry."""
+    shares = sum(pool.share for pool in pools)
+    tokens = sum(pool.share * sum(pool.tokens) / len(pool.tokens) for pool in pools) / shares
+    return 500 / (tokens * machine.variants[0].profile.cost_ms)
 
 
 def _keeps_up(machine: Machine, rate: float, pools: Sequence[TokenPool], run_s: float) -> bool:

@@ -26,6 +26,7 @@ class Attempt:
     attempt: int = 0  # how many went before
     variant: str = ""
     ended: bool = False
+    call: Call | None = None
 
 
 class Sender(Protocol):
@@ -45,16 +46,13 @@ class Call:
     sent_s: float
     missing: int
     left: object = None  # what the sender's policy noted
+    replica: Replica | None = None
+    ended: bool = False  # replied to, or cancelled
     arrived_s: float = 0.0
     started_s: float | None = None
     queue_ms: float = 0.0
     inference_ms: float = 0.0
     state: ReplicaState | None = None
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether any client still waits for it."""
-        return not all(part.ended for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class Replica:
     promised: Profile  # what its pace is told against
     rng: random.Random
     ready_s: float = 0.0
-    calls: int = 0  # on their way here, or here
+    calls: int = 0  # on their way here or back, or here; senders count
     computed: Callable[[SimRequest], None] | None = None
     _queue: list[_Text] = field(default_factory=list)
     _running: bool = False
@@ -97,6 +95,8 @@ class Replica:
         self.simulation.compute(self.machine.replica_call_ms / 1000, self._enqueue, call)
 
     def _enqueue(self, call: Call) -> None:
+        if call.ended:
+            return
         call.arrived_s = self.simulation.now_s
         self._queue += [_Text(part, call) for part in call.parts]
         self._start()
@@ -119,10 +119,12 @@ class Replica:
         return finished
 
     def _drop_unwanted(self) -> list[Call]:
-        """A text whose deadline passed, or whose call nobody waits for, is not computed."""
+        """Texts of cancelled calls, and late ones; returns the calls that these were the last of."""
         now_s, kept, finished = self.simulation.now_s, [], []
         for text in self._queue:
-            if now_s < text.part.deadline_s and (not text.part.ended or text.call.is_wanted):
+            if text.call.ended:
+                continue
+            if now_s < text.part.deadline_s:
                 kept.append(text)
             elif self._is_last(text.call):
                 finished.append(text.call)
@@ -153,7 +155,7 @@ class Replica:
     @staticmethod
     def _is_last(call: Call) -> bool:
         call.missing -= 1
-        return call.missing == 0
+        return call.missing == 0 and not call.ended
 
     def _reply(self, calls: list[Call]) -> None:
         if not calls:
@@ -165,5 +167,4 @@ class Replica:
             call.queue_ms = (started_s - call.arrived_s) * 1000
             call.inference_ms = (now_s - started_s) * 1000
             call.state = state
-            self.calls -= 1
             call.sender.reply(call)

@@ -15,7 +15,6 @@ from loadtests.sim_replica import Attempt, Call, Replica
 from loadtests.sim_types import Machine, Policy
 from loadtests.simulation import Simulation
 from serve_app.dispatch import BATCHES_PER_CALL, CALLS_PER_REPLICA
-from serve_app.policy.batching import take_tokens
 from serve_app.policy.load import ReplicaState
 
 T = TypeVar("T")
@@ -148,7 +147,9 @@ class Router:
 
     def _lost(self, attempt: Attempt) -> None:
         attempt.ended = True
-        self._lanes[attempt.variant].give_back(attempt)
+        lane = self._lanes[attempt.variant]
+        lane.give_back(attempt)
+        lane.cancel_if_unwanted(attempt.call)
         self.policy.late(attempt.request, attempt.variant, now_s=self.simulation.now_s)
 
     def answer(self, attempt: Attempt) -> None:
@@ -211,27 +212,46 @@ class Lane:
 
     def _take(self) -> list[Attempt]:
         """The oldest texts that fit one call, without those nobody waits for."""
-        queue = self._queue
-        wanted = [attempt for attempt in queue if not attempt.ended]
-        if len(wanted) > 1:
-            count = take_tokens([a.request.tokens for a in wanted], self._call_tokens)
-            self._queue = deque(wanted[count:])
-            return wanted[:count]
-        queue.clear()
-        return wanted
+        queue, room = self._queue, self._call_tokens
+        parts: list[Attempt] = []
+        while queue and (not parts or queue[0].request.tokens <= room):
+            attempt = queue.popleft()
+            if not attempt.ended:
+                parts.append(attempt)
+                room -= attempt.request.tokens
+        return parts
 
     def _send(self, parts: list[Attempt]) -> None:
         self._calls += 1
         router = self._router
         call = Call(self, parts, router.simulation.now_s, len(parts))
+        for part in parts:
+            part.call = call
         if router.watcher is not None:
             tokens = sum([part.request.tokens for part in parts])
             call.left = router.watcher.call_left(self._variant, tokens, now_s=call.sent_s)
         router.work(router.machine.call_ms / 2, self._leave, call)
 
+    def cancel_if_unwanted(self, call: Call | None) -> None:
+        """A call that nobody waits for any more is cancelled, wherever it is."""
+        if call is None or call.ended or not all(part.ended for part in call.parts):
+            return
+        self._end(call)
+        self._pump()
+
+    def _end(self, call: Call) -> None:
+        call.ended = True
+        self._calls -= 1
+        if call.replica is not None:
+            call.replica.calls -= 1
+        if self._router.watcher is not None:
+            self._router.watcher.call_ended(call.left)
+
     def _leave(self, call: Call) -> None:
+        if call.ended:
+            return
         simulation, machine = self._router.simulation, self._router.machine
-        replica = self._pick()
+        replica = call.replica = self._pick()
         replica.calls += 1
         simulation.at(simulation.now_s + machine.hop_ms / 2000, replica.accept, call)
 
@@ -254,10 +274,11 @@ class Lane:
         self._router.work(self._router.machine.call_ms / 2, self._replied, call)
 
     def _replied(self, call: Call) -> None:
-        self._calls -= 1
+        if call.ended:
+            return
+        self._end(call)
         router = self._router
         if router.watcher is not None:
-            router.watcher.call_ended(call.left)
             self._tell(call, router.simulation.now_s)
         for part in call.parts:
             if not part.ended:

@@ -1,0 +1,234 @@
+"""Time and shared cores, against sums done by hand."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from loadtests.cluster_model import Cluster, Fate, Habits, Outcome, Setup
+from loadtests.product_policy import BrainPolicy
+from loadtests.sim_capacity import Only
+from loadtests.sim_types import Machine, Policy, SimRequest, View
+from loadtests.sim_workload import assumed_pools, in_bursts, requests_at, steady
+from loadtests.simulation import Simulation
+from tests.loadtests.sim_machines import MACHINE, facts, request
+
+
+def _jobs(cores: float, *jobs: tuple[float, float]) -> list[float]:
+    """When jobs end that start at a time and need so much work."""
+    simulation, ends = Simulation(cores=cores), [0.0] * len(jobs)
+
+    def end(number: int) -> None:
+        ends[number] = simulation.now_s
+
+    def start(number: int) -> None:
+        simulation.compute(jobs[number][1], end, number)
+
+    for number, (start_s, _) in enumerate(jobs):
+        simulation.at(start_s, start, number)
+    simulation.run()
+    return ends
+
+
+@pytest.mark.parametrize(
+    ("cores", "jobs", "ends"),
+    [
+        pytest.param(1, [(0, 3)], [3], id="alone"),
+        pytest.param(4, [(0, 3)], [3], id="one thread uses one core"),
+        pytest.param(1, [(0, 1), (0, 1)], [2, 2], id="two halves of a core"),
+        pytest.param(1, [(0, 1), (0, 2)], [2, 3], id="the longer has the core to itself at last"),
+        pytest.param(2, [(0, 2), (0, 2), (0, 2)], [3, 3, 3], id="three on two cores"),
+        pytest.param(1, [(0, 2), (1, 2)], [3, 4], id="one comes later"),
+        pytest.param(1, [(0, 1), (5, 1)], [1, 6], id="a pause between"),
+        pytest.param(1.5, [(0, 3), (0, 3)], [4, 4], id="one and a half cores"),
+    ],
+)
+def test_jobs_share_the_cores(
+    cores: float, jobs: list[tuple[float, float]], ends: list[float]
+) -> None:
+    """Each of n jobs progresses at min(1, cores / n), whatever comes or goes meanwhile."""
+    assert _jobs(cores, *jobs) == pytest.approx(ends)
+
+
+def test_events_of_one_time_happen_in_order_of_entry() -> None:
+    """So a run depends on nothing but its seed."""
+    simulation, seen = Simulation(cores=1), []
+    for number in range(5):
+        simulation.at(1.0, seen.append, number)
+    simulation.run()
+    assert seen == [0, 1, 2, 3, 4]
+
+
+ALONE = Machine(
+    cores=8, variants=(facts(),), router_ms=1.0, call_ms=2.0, replica_call_ms=0.5, hop_ms=0.4
+)
+
+
+def _always(_machine: Machine, _rng: random.Random) -> Policy:
+    return Only("only")
+
+
+def _brain(machine: Machine, rng: random.Random) -> BrainPolicy:
+    return BrainPolicy(machine, rng)
+
+
+def test_a_request_alone_takes_the_sum_of_its_parts() -> None:
+    """Router, call out and back, hop, replica, and one batch of its own."""
+    fate = Cluster(ALONE, _always, seed=0).run([request(0, 0.0, tokens=50)])
+    batch_ms = 2.0 + 0.1 * 50
+    assert fate.latencies_ms == pytest.approx([1.0 + 2.0 + 0.4 + 0.5 + batch_ms])
+
+
+def test_texts_that_gather_share_a_batch() -> None:
+    """While two calls are in flight the third text and the fourth wait, and travel together."""
+    machine = Machine(cores=8, variants=(facts(),))
+    fate = Cluster(machine, _always, seed=0).run([request(n, 0.0, tokens=100) for n in range(4)])
+    single_ms, double_ms = 2.0 + 0.1 * 100, 2.0 + 0.1 * 200
+    ends_ms = [single_ms, 2 * single_ms, 2 * single_ms + double_ms, 2 * single_ms + double_ms]
+    assert fate.latencies_ms == pytest.approx(ends_ms)
+
+
+def test_two_engines_on_one_core_take_twice_as_long() -> None:
+    """Variants that share a host slow each other."""
+    machine = Machine(cores=1, variants=(facts("even"), facts("odd")))
+
+    class Alternate(Only):
+        def decide(self, request: SimRequest, _view: View, *, now_s: float) -> str | None:
+            del now_s
+            return ("even", "odd")[request.number % 2]
+
+    fate = Cluster(machine, lambda _machine, _rng: Alternate(""), seed=0).run(
+        [request(0, 0.0), request(1, 0.0)]
+    )
+    assert fate.latencies_ms == pytest.approx([14.0, 14.0])
+
+
+def test_a_deadline_drops_what_has_not_started() -> None:
+    """The second request leaves at its budget, and the engine never computes its text."""
+    computed: list[int] = []
+    machine = Machine(cores=8, variants=(facts(per_token_ms=1.0),))
+    cluster = Cluster(machine, _always, seed=0, computed=lambda r: computed.append(r.number))
+    fate = cluster.run([request(0, 0.0, budget_ms=100), request(1, 0.001, budget_ms=30)])
+    assert list(fate.outcomes) == [Outcome.ON_TIME, Outcome.LATE]
+    assert computed == [0]
+
+
+def test_a_call_that_nobody_waits_for_frees_its_place() -> None:
+    """Two calls fill the lane; when both their clients are gone, the third text is sent at once."""
+    machine = Machine(cores=8, variants=(facts(per_token_ms=1.0),))
+    computed: list[int] = []
+    cluster = Cluster(machine, _always, seed=0, computed=lambda r: computed.append(r.number))
+    fate = cluster.run(
+        [request(0, 0.0, budget_ms=10), request(1, 0.0, budget_ms=10), request(2, 0.0)]
+    )
+    assert list(fate.outcomes) == [Outcome.LATE, Outcome.LATE, Outcome.ON_TIME]
+    assert computed == [0, 2]
+    assert fate.latencies_ms[2] == pytest.approx(2 * 52.0)
+
+
+def _busy(seed: int = 0) -> Sequence[SimRequest]:
+    return requests_at(in_bursts(200.0, 10.0, seed), assumed_pools(), seed=seed)
+
+
+TROUBLED = Setup(
+    routers=3,
+    stale_s=0.05,
+    profile_error=1.6,
+    habits=Habits(retries=2, backoff_s=0.2, hang_up_share=0.1, hang_up_after_ms=20.0),
+    replicas={"best": (0.0, 3.0), "cheap": (2.0,)},
+)
+
+
+def _run(setup: Setup, seed: int = 0) -> tuple[Cluster, Fate]:
+    cluster = Cluster(MACHINE, _brain, seed=seed, setup=setup)
+    return cluster, cluster.run(_busy(seed))
+
+
+@pytest.mark.parametrize("setup", [Setup(), TROUBLED], ids=["quiet", "troubled"])
+def test_every_request_ends_exactly_once(setup: Setup) -> None:
+    """Ending twice raises inside; here none is left open, and all ways of ending occur."""
+    _, fate = _run(setup)
+    seen = set(map(Outcome, fate.outcomes))
+    assert Outcome.OPEN not in seen
+    assert {Outcome.ON_TIME, Outcome.REJECTED, Outcome.LATE} <= seen
+    assert (Outcome.HUNG_UP in seen) == bool(setup.habits.hang_up_share)
+
+
+@pytest.mark.parametrize("setup", [Setup(), TROUBLED], ids=["quiet", "troubled"])
+def test_tokens_and_calls_in_flight_return_to_zero(setup: Setup) -> None:
+    """In the simulated routers, and in the product's own brains."""
+    cluster, _ = _run(setup)
+    for router, policy in zip(cluster.routers, cluster.policies, strict=True):
+        assert isinstance(policy, BrainPolicy)
+        for variant in cluster.replicas:
+            load = policy.brain.load(variant)
+            assert router.inflight_tokens(variant) == load.inflight_tokens == 0
+            assert router.inflight_requests(variant) == load.calls == 0
+    calls = [replica.calls for replicas in cluster.replicas.values() for replica in replicas]
+    assert set(calls) == {0}
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    """To the last bit, and another seed another one."""
+    first, again, other = (_run(TROUBLED, seed)[1] for seed in (1, 1, 2))
+    assert (first.outcomes, first.latencies_ms) == (again.outcomes, again.latencies_ms)
+    assert first.latencies_ms != other.latencies_ms
+
+
+def test_clients_that_are_refused_ask_again() -> None:
+    """So often as they are patient, and each time counts apart from first attempts."""
+
+    class Refuses(Only):
+        def decide(self, request: SimRequest, view: View, *, now_s: float) -> str | None:
+            del request, view, now_s
+
+    setup = Setup(habits=Habits(retries=2, backoff_s=1.0, jitter=0.0))
+    cluster = Cluster(ALONE, lambda _machine, _rng: Refuses(""), seed=0, setup=setup)
+    fate = cluster.run([request(0, 0.0), request(1, 0.5)])
+    assert list(fate.outcomes) == [Outcome.REJECTED, Outcome.REJECTED]
+    assert [outcome for _, outcome in fate.retried] == [Outcome.REJECTED] * 4
+    assert [when_s for when_s, _ in fate.retried] == pytest.approx(
+        [1.001, 1.501, 3.002, 3.502], abs=0.001
+    )
+
+
+def test_clients_that_hang_up_are_counted_and_forgotten() -> None:
+    """Their texts leave the queue before the engine comes to them."""
+    computed: list[int] = []
+    setup = Setup(habits=Habits(hang_up_share=1.0, hang_up_after_ms=20.0))
+    machine = Machine(cores=8, variants=(facts(per_token_ms=1.0),))
+    cluster = Cluster(
+        machine, _always, seed=0, setup=setup, computed=lambda r: computed.append(r.number)
+    )
+    fate = cluster.run([request(n, 0.0) for n in range(3)])
+    assert set(fate.outcomes) == {Outcome.HUNG_UP}
+    assert computed == [0]
+
+
+def test_several_routers_share_the_work() -> None:
+    """Each decides about its part."""
+    cluster, _ = _run(Setup(routers=4))
+    decisions = [router.decisions for router in cluster.routers]
+    assert sum(decisions) == len(_busy())
+    assert min(decisions) > 0.2 * sum(decisions)
+
+
+def test_a_cold_variant_is_not_chosen_before_it_is_up() -> None:
+    """Its replica starts two seconds late."""
+    requests = _busy()
+    _, fate = _run(Setup(replicas={"best": (2.0,)}))
+    by_time = [(r.arrived_s, v) for r, v in zip(requests, fate.variants, strict=True)]
+    assert "best" not in {v for arrived_s, v in by_time if arrived_s < 1.9}
+    assert "best" in {v for arrived_s, v in by_time if arrived_s > 2.0}
+
+
+def test_a_second_replica_takes_part_of_the_load() -> None:
+    """What one alone cannot carry, two can."""
+    machine = Machine(cores=8, variants=(facts(),))
+    requests = requests_at(steady(250.0, 5.0, 0), assumed_pools(), seed=0)
+    attained = []
+    for starts in ((0.0,), (0.0, 0.0)):
+        setup = Setup(replicas={"only": starts})
+        fate = Cluster(machine, _always, seed=0, setup=setup).run(requests)
+        attained.append(sum(o == Outcome.ON_TIME for o in fate.outcomes) / len(requests))
+    assert attained[1] > attained[0] + 0.3
