@@ -1,0 +1,223 @@
+"""The largest value that a fluid of requests can have from limited resources: dual prices, by descent.
+
+Requests `i` bring `value[v, i]` when variant `v` serves them. That takes `work_ms[v, i]` of the variant's
+engine and `side_ms[v, i]` of the cores beside it, in any portions, in the slots of the request's window.
+With a price for each resource and slot, no plan is worth more than
+
+    g(prices) = Σ_i max(0, max_v(value - work · min_window(core + engines + engine_v)
+                                       - side · min_window(core)))  +  Σ prices · capacity
+
+(weak duality: each term is what a request would gain that pays for what it uses, and the capacities are
+all that can be paid for). That holds whatever the prices are, so it does not matter how they are found,
+only how tight it gets. They are found on long slots first, then on ever shorter ones, with requests of
+like size and equal window as one: minima become soft (an entropy of falling temperature), and Adam
+(Kingma and Ba 2015) follows the gradient, which is capacity less load. The soft plan, cut down where
+it overloads a slot, is a plan: its value tells how far from the optimum the prices can be at most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+CORES, TOGETHER, ENGINES = 0, 1, 2  # rows of prices and capacities
+COARSER = (16, 4, 1)  # how many slots are one, level by level
+STEPS = 150  # of each level
+LOOKS_EVERY = 10
+TOLERANCE = 2e-3  # of the value: closer need prices not be
+SIZE_STEP = 1.2  # requests whose work differs by less are of like size
+WARM, COLD = 0.1, 0.003  # temperatures, in values
+RATE, RATE_FALLS_TO = 0.3, 0.01  # step, in typical prices; and its share at the end of a level
+MOMENTUM, SCALE_MEMORY = 0.9, 0.99
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What is asked for, and what there is."""
+
+    value: Floats  # (variants, requests); negative where a variant cannot serve a request
+    work_ms: Floats  # (variants, requests)
+    side_ms: Floats  # (variants, requests)
+    count: Floats  # (requests,): how many each stands for
+    first: Ints  # (requests,): the window's slots, both included
+    last: Ints
+    capacity_ms: Floats  # (2 + variants, slots): cores, all engines together, each engine
+
+    def coarser(self, factor: int) -> Problem:
+        """So many slots as one: windows only grow."""
+        rows, slots = self.capacity_ms.shape
+        padded = np.zeros((rows, -(-slots // factor) * factor))
+        padded[:, :slots] = self.capacity_ms
+        return replace(
+            self,
+            first=self.first // factor,
+            last=self.last // factor,
+            capacity_ms=padded.reshape(rows, -1, factor).sum(2),
+        )
+
+    def bundled(self) -> Problem:
+        """Requests of equal window and like size as one, of their mean work."""
+        size = np.log(np.maximum(self.work_ms.min(0), 1e-9)) / np.log(SIZE_STEP)
+        able = (self.value >= 0).T @ (1 << np.arange(len(self.value)))
+        keys = np.stack([self.first, self.last, np.floor(size).astype(np.int64), able])
+        _, member, inverse = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+        bundle = inverse.reshape(-1)
+        count = np.bincount(bundle, self.count).astype(np.float64)
+
+        def mean(rows: Floats) -> Floats:
+            return np.stack([np.bincount(bundle, row * self.count) / count for row in rows])
+
+        return replace(
+            self,
+            value=self.value[:, member],
+            work_ms=mean(self.work_ms),
+            side_ms=mean(self.side_ms),
+            count=count,
+            first=self.first[member],
+            last=self.last[member],
+        )
+
+
+class Windows:
+    """The distinct windows of a problem's requests, slot by slot."""
+
+    def __init__(self, problem: Problem) -> None:
+        slots = problem.capacity_ms.shape[1]
+        distinct, self.of_request = np.unique(
+            problem.first * slots + problem.last, return_inverse=True
+        )
+        first, last = np.divmod(distinct, slots)
+        lengths = last - first + 1
+        self.count = len(distinct)
+        self._starts = np.cumsum(lengths) - lengths
+        self.owner = np.repeat(np.arange(self.count), lengths)
+        self.slot = np.arange(lengths.sum()) - np.repeat(self._starts - first, lengths)
+
+    def least(self, entries: Floats) -> Floats:
+        """Of each window: (rows, entries) to (rows, windows)."""
+        return np.minimum.reduceat(entries, self._starts, axis=1)
+
+    def total(self, entries: Floats) -> Floats:
+        """Of each window: (rows, entries) to (rows, windows)."""
+        return np.add.reduceat(entries, self._starts, axis=1)
+
+
+def _paid(prices: Floats) -> Floats:
+    """What a millisecond costs in each slot: of each variant's engine, and last of the cores alone."""
+    return np.concatenate(
+        [prices[CORES] + prices[TOGETHER] + prices[ENGINES:], prices[CORES : CORES + 1]]
+    )
+
+
+def dual(problem: Problem, prices: Floats, windows: Windows | None = None) -> float:
+    """Of any prices of at least zero, g: no plan has a greater value."""
+    windows = windows or Windows(problem)
+    least = windows.least(_paid(prices)[:, windows.slot])[:, windows.of_request]
+    gain = problem.value - problem.work_ms * least[:-1] - problem.side_ms * least[-1]
+    return float(
+        problem.count @ np.maximum(gain.max(0), 0.0) + (prices * problem.capacity_ms).sum()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What requests would do at given prices: the load on each resource, and what of it can be had."""
+
+    load_ms: Floats  # (2 + variants, slots)
+    value: float  # of what is left of the plan where no slot is overloaded
+
+
+def _respond(
+    problem: Problem, windows: Windows, prices: Floats, *, heat: float, price_heat: float
+) -> _Plan:
+    """Requests choose variants and slots, the cheaper the likelier."""
+    slots = problem.capacity_ms.shape[1]
+    entries = _paid(prices)[:, windows.slot]
+    least = windows.least(entries)
+    share = np.exp((least[:, windows.owner] - entries) / price_heat)
+    total = windows.total(share)
+    share /= total[:, windows.owner]
+    soft = (least - price_heat * np.log(total))[:, windows.of_request]
+    gain = (problem.value - problem.work_ms * soft[:-1] - problem.side_ms * soft[-1]) / heat
+    top = np.maximum(gain.max(0), 0.0)
+    chosen = np.where(problem.value < 0, 0.0, np.exp(gain - top))
+    chosen *= problem.count / (chosen.sum(0) + np.exp(-top))
+
+    def load_of(row: int, work_ms: Floats) -> Floats:
+        window_ms = np.bincount(windows.of_request, work_ms, windows.count)
+        return np.bincount(windows.slot, share[row] * window_ms[windows.owner], slots).astype(
+            np.float64
+        )
+
+    engines = np.stack([load_of(v, chosen[v] * problem.work_ms[v]) for v in range(len(chosen))])
+    side = load_of(-1, (chosen * problem.side_ms).sum(0))
+    together = engines.sum(0)
+    load_ms = np.concatenate([[together + side], [together], engines])
+    kept = _kept(problem, windows, share, engines, side)
+    return _Plan(load_ms, float((problem.value * chosen * kept).sum()))
+
+
+def _kept(
+    problem: Problem, windows: Windows, share: Floats, engines: Floats, side: Floats
+) -> Floats:
+    """The part of each choice that remains when overloaded slots turn away what they cannot do."""
+    capacity_ms = problem.capacity_ms
+
+    def fits(load_ms: Floats, limit_ms: Floats) -> Floats:
+        fit: Floats = np.minimum(1.0, limit_ms / np.maximum(load_ms, 1e-12))
+        return fit
+
+    part = fits(engines, capacity_ms[ENGINES:])
+    part = part * fits((engines * part).sum(0), capacity_ms[TOGETHER])
+    cores = fits((engines * part).sum(0) + side, capacity_ms[CORES])
+    both = np.concatenate([part * cores, [cores]])
+    done = windows.total(share * both[:, windows.slot])
+    kept: Floats = np.minimum(done[:-1], done[-1])
+    return kept[:, windows.of_request]
+
+
+def solve(problem: Problem) -> tuple[float, float]:
+    """The least g found, and the value of the best plan found: the optimum lies between them."""
+    if not (problem.value > 0).any():
+        return 0.0, 0.0
+    free = np.zeros_like(problem.capacity_ms)
+    prices, reached, before = problem.coarser(COARSER[0]).capacity_ms * 0.0, 0.0, COARSER[0]
+    for factor in COARSER:
+        level = problem.coarser(factor).bundled()
+        slots = level.capacity_ms.shape[1]
+        prices = np.repeat(prices, before // factor, axis=1)[:, :slots]
+        prices, reached = _descend(level, prices)
+        before = factor
+    return min(dual(problem, free), dual(problem, prices)), reached
+
+
+def _descend(problem: Problem, start: Floats) -> tuple[Floats, float]:
+    """The best prices found from a start, and the value of the best plan met on the way."""
+    windows = Windows(problem)
+    worth = problem.value / problem.work_ms
+    typical = float(np.median(worth.max(0)[problem.value.max(0) > 0]))
+    prices, kept, least, reached = start, start, dual(problem, start, windows), 0.0
+    drift, scale = np.zeros_like(start), np.zeros_like(start)
+    for step in range(1, STEPS + 1):
+        progress = step / STEPS
+        heat = WARM * (COLD / WARM) ** progress
+        plan = _respond(problem, windows, prices, heat=heat, price_heat=heat * typical)
+        reached = max(reached, plan.value)
+        slope = problem.capacity_ms - plan.load_ms
+        drift = MOMENTUM * drift + (1 - MOMENTUM) * slope
+        scale = SCALE_MEMORY * scale + (1 - SCALE_MEMORY) * slope * slope
+        even = np.sqrt(scale / (1 - SCALE_MEMORY**step)) + 1e-3 * problem.capacity_ms + 1e-12
+        rate = RATE * typical * RATE_FALLS_TO**progress
+        prices = np.maximum(prices - rate * drift / (1 - MOMENTUM**step) / even, 0.0)
+        if step % LOOKS_EVERY == 0:
+            found = dual(problem, prices, windows)
+            if found < least:
+                least, kept = found, prices
+            if least - reached <= TOLERANCE * least:
+                break
+    return kept, reached

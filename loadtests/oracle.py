@@ -1,0 +1,146 @@
+"""The clairvoyant bound: what no policy can exceed on a machine, even one that knows all arrivals.
+
+It is a fluid relaxation: every simplification lets the clairvoyant have more, never less.
+
+- Time is cut into slots. A request may be computed in any slot that its window touches, in portions of
+  any size, and as if the whole slot were its own.
+- Its window is from when the router takes it up to the end of its budget. The router is one thread that
+  takes `router_ms` for every request in order of arrival, before anyone can decide what to do with it;
+  here it does nothing else, and has a core of its own.
+- It takes its share of the fullest batch there can be, without padding. Alone and at once it must make
+  it, in a batch that is faster than the profile by its spread; or else no batch would.
+- Cores give at most their number; the engine of a variant at most one. Served requests also take
+  their routing, and their share of the fullest call. While the router is busy, which it is at least as
+  long as it would be with a core of its own, all engines together get at most what is left to them when
+  all compete (processor sharing).
+- A value is had for a part of a request as well.
+
+The bound is then the optimum of a linear programme, from above by weak duality (`fluid.py`). It holds
+for one router, one replica of each variant, and first attempts. Engines take what their profiles say:
+log-normal noise around that only adds to the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loadtests.fluid import CORES, ENGINES, TOGETHER, Floats, Problem, solve
+from loadtests.sim_results import worths
+from loadtests.sim_types import Machine, SimRequest
+from serve_app.dispatch import BATCHES_PER_CALL
+from serve_app.policy.brain import VariantFacts
+
+SLOT_MS = 50.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """Shares of all requests: each the most that a policy reaches which cares for nothing else.
+
+    The gaps tell how far above the relaxation's optimum the bounds may be.
+    """
+
+    attainment: float
+    fidelity: float  # normalised: see `sim_results.py`
+    attainment_gap: float
+    fidelity_gap: float
+
+
+def bound(requests: Sequence[SimRequest], machine: Machine, *, slot_ms: float = SLOT_MS) -> Bound:
+    """Bound the SLO attainment and the normalised fidelity of every policy from above."""
+    count = len(requests)
+    if not count:
+        return Bound(attainment=1.0, fidelity=1.0, attainment_gap=0.0, fidelity_gap=0.0)
+    worth = worths(machine)
+    ordered = sorted(requests, key=lambda request: request.arrived_s)
+    on_time, on_time_reached = solve(
+        _problem(ordered, machine, [1.0] * len(machine.variants), slot_ms)
+    )
+    fidelity, fidelity_reached = solve(
+        _problem(ordered, machine, [worth[v.variant] for v in machine.variants], slot_ms)
+    )
+    return Bound(
+        attainment=on_time / count,
+        fidelity=fidelity / count,
+        attainment_gap=(on_time - on_time_reached) / count,
+        fidelity_gap=(fidelity - fidelity_reached) / count,
+    )
+
+
+def _problem(
+    requests: Sequence[SimRequest], machine: Machine, values: Sequence[float], slot_ms: float
+) -> Problem:
+    """The linear programme, times from the first arrival on."""
+    origin_ms = requests[0].arrived_s * 1000
+    arrived_ms = np.array([request.arrived_s * 1000 for request in requests]) - origin_ms
+    tokens = np.array([float(request.tokens) for request in requests])
+    budget_ms = np.array([request.budget_ms for request in requests])
+    routed_ms = _routed(arrived_ms, machine.router_ms)
+    ends_ms = arrived_ms + budget_ms
+    way_ms = machine.call_ms + machine.hop_ms + machine.replica_call_ms
+    left_ms = ends_ms - routed_ms - way_ms
+    able = np.stack([_alone(v, tokens) <= left_ms for v in machine.variants])
+    first = np.floor((routed_ms - machine.router_ms) / slot_ms).astype(np.int64)
+    last = np.maximum(np.floor(ends_ms / slot_ms).astype(np.int64), first)
+    return Problem(
+        value=np.where(able, np.array(values)[:, None], -1.0),
+        work_ms=np.stack([_least_work(v, tokens) for v in machine.variants]),
+        side_ms=np.stack([_beside(machine, v, tokens) for v in machine.variants]),
+        count=np.ones(len(requests)),
+        first=first,
+        last=last,
+        capacity_ms=_capacity(machine, routed_ms, slots=int(last.max()) + 1, slot_ms=slot_ms),
+    )
+
+
+def _routed(arrived_ms: Floats, router_ms: float) -> Floats:
+    """When each request's routing ends at the soonest: one after the other, in order of arrival."""
+    done_ms = router_ms * np.arange(1, len(arrived_ms) + 1)
+    late_ms: Floats = np.maximum.accumulate(arrived_ms - done_ms + router_ms)
+    return late_ms + done_ms
+
+
+def _alone(facts: VariantFacts, tokens: Floats) -> Floats:
+    profile = facts.profile
+    return (profile.base_ms + profile.per_token_ms * tokens) / max(profile.spread, 1.0)
+
+
+def _least_work(facts: VariantFacts, tokens: Floats) -> Floats:
+    """A text's share of the fullest batch; one longer than a batch is one by itself."""
+    profile = facts.profile
+    share: Floats = np.minimum(tokens / profile.batch_tokens, 1.0)
+    return profile.base_ms * share + profile.per_token_ms * tokens
+
+
+def _beside(machine: Machine, facts: VariantFacts, tokens: Floats) -> Floats:
+    """Work of the cores for a served request outside the engine, with its share of the fullest call."""
+    call_tokens = BATCHES_PER_CALL * facts.profile.batch_tokens
+    call_ms = machine.call_ms + machine.replica_call_ms
+    return machine.router_ms + call_ms * np.minimum(tokens / call_tokens, 1.0)
+
+
+def _capacity(machine: Machine, routed_ms: Floats, *, slots: int, slot_ms: float) -> Floats:
+    engines = len(machine.variants)
+    capacity_ms = np.full((ENGINES + engines, slots), slot_ms)
+    capacity_ms[CORES] *= machine.cores
+    undisturbed = min(machine.cores, engines)
+    beside_router = engines * min(1.0, machine.cores / (engines + 1))
+    busy_ms = _busy(routed_ms, machine.router_ms, slots=slots, slot_ms=slot_ms)
+    capacity_ms[TOGETHER] *= undisturbed
+    capacity_ms[TOGETHER] -= (undisturbed - beside_router) * busy_ms
+    capacity_ms[ENGINES:] *= min(1.0, machine.cores)
+    return capacity_ms
+
+
+def _busy(routed_ms: Floats, router_ms: float, *, slots: int, slot_ms: float) -> Floats:
+    """How long the router is routing in each slot."""
+    if not router_ms:
+        return np.zeros(slots)
+    edges_ms = np.arange(slots + 1) * slot_ms
+    ended = np.searchsorted(routed_ms, edges_ms, side="right")
+    following_ms = np.append(routed_ms, np.inf)[ended]
+    begun_ms = np.maximum(router_ms - (following_ms - edges_ms), 0.0)
+    return np.diff(ended * router_ms + begun_ms)
