@@ -12,6 +12,7 @@ from serve_app import dispatch
 from serve_app.dispatch import Lane
 from serve_app.errors import (
     DeadlineExceeded,
+    InternalError,
     ReplicaDied,
 )
 from serve_app.manifest import Manifest, read_manifest
@@ -263,5 +264,24 @@ def test_a_call_that_is_late_already_is_not_sent_again(
             with pytest.raises((ReplicaDied, DeadlineExceeded)):
                 await task
         assert len(transport.calls) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_failed_in_part_gives_up_the_rest(
+    lane: Lane, transport: HeldTransport
+) -> None:
+    """Once one of its calls has failed, the others are cancelled and no further one leaves."""
+
+    async def scenario() -> None:
+        task = await start(lane, texts_of(*[CALL_TOKENS] * 4))
+        await transport.fail(0, InternalError("broken"))
+        with pytest.raises(InternalError):
+            await task
+        assert transport.is_cancelled(1)
+        assert all(transport.is_cancelled(i) for i in range(1, len(transport.calls)))
+        assert (lane.load.calls, lane.load.inflight_tokens) == (0, 0)
+        await start(lane, texts_of(2))
+        assert transport.lengths(len(transport.calls) - 1) == [2]
 
     asyncio.run(scenario())

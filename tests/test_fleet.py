@@ -11,15 +11,28 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from serve_app import dispatch
 from serve_app.engines.base import TokenIds, open_engine
-from serve_app.errors import HintConflict, NotReady, ReplicaDied, UnknownVariant
+from serve_app.engines.tokenization import Tokenized
+from serve_app.errors import (
+    DeadlineExceeded,
+    HintConflict,
+    InternalError,
+    NotAdmitted,
+    NotReady,
+    ReplicaDied,
+    UnknownVariant,
+)
 from serve_app.fleet import WARM_UP_CALLS, Fleet
 from serve_app.manifest import Profile
+from serve_app.metrics import Outcome
+from serve_app.parts import Embedded
 from serve_app.policy.hint import Hint, Quality
 from serve_app.policy.routing import Candidate
 from serve_app.registry import Ladder, load_ladder
 from serve_app.replica import Call, Replica, Reply
 from serve_app.settings import Settings
+from tests.held_calls import HeldTransport, passed, settle
 
 VARIANTS = ["fake-fp32", "fake-bf16", "fake-int8"]
 TOKENS = 4
@@ -186,3 +199,183 @@ def test_a_pin_must_be_deployed_and_at_the_floor(
         fleet.check_pin(hint, param="variant")
     fleet.check_pin(Hint(variant="fake-int8", quality=Quality(floor=0.98)), param="variant")
     fleet.check_pin(Hint(), param="variant")
+
+
+def test_a_variant_without_replicas_is_never_chosen(make_fleet: MakeFleet) -> None:
+    """What is cold is reported as such, and chosen again only once it is warm."""
+    fleet = _warm(make_fleet())
+    fast = Hint(quality=Quality(floor=0.0))
+    fleet.brain.set_ready("fake-int8", ready=False)
+    assert fleet.starting == ["fake-int8"]
+    decision = fleet.decide(fast, tokens=TOKENS, elapsed_ms=0, client="a")
+    assert decision.chosen is not None
+    assert decision.chosen.variant == "fake-bf16"
+    reasons = {r.variant: r.reason for r in decision.rejected}
+    assert reasons["fake-int8"] == "no replica is up yet"
+    asyncio.run(fleet.warm_up_variant("fake-int8", TEXTS))
+    assert _decide(fleet, fast) == "fake-int8"
+
+
+@pytest.mark.parametrize(
+    ("hint", "wanted"),
+    [
+        (Hint(variant="fake-fp32"), "fake-fp32"),
+        (Hint(quality=Quality(best=True)), "fake-fp32"),
+        (Hint(quality=Quality(floor=0.99)), "fake-bf16"),
+        (Hint(), "fake-bf16"),
+    ],
+)
+def test_what_only_cold_variants_could_do_is_not_ready_and_wished_for(
+    make_fleet: MakeFleet, hint: Hint, wanted: str
+) -> None:
+    """503, not a 429 for good; and the demand is there for whoever starts replicas."""
+    fleet = make_fleet()
+    fleet.brain.set_ready("fake-int8")
+    with pytest.raises(NotReady, match=wanted):
+        fleet.decide(hint, tokens=TOKENS, elapsed_ms=0, client="a")
+    demand = fleet.demand()
+    assert demand.pop(wanted) > 0
+    assert set(demand.values()) == {0.0}
+
+
+def test_a_refused_request_is_wished_for_too(make_fleet: MakeFleet) -> None:
+    """What was overrun has to be seen by whoever starts replicas."""
+    fleet = _warm(make_fleet())
+    load = fleet.brain.load("fake-bf16")
+    with load.hold(10_000), load.call(10_000, now_s=time.monotonic()):
+        hint = Hint(budget_ms=1000, quality=Quality(floor=0.99))
+        assert _decide(fleet, hint) is None
+    assert fleet.demand()["fake-bf16"] > 0
+    assert fleet.tally.refused == 1
+
+
+def test_asking_only_leaves_no_trace(make_fleet: MakeFleet) -> None:
+    """`judge` counts no demand and no refusal."""
+    fleet = _warm(make_fleet())
+    for hint in (Hint(), Hint(budget_ms=0.001)):
+        fleet.judge(hint, tokens=TOKENS, elapsed_ms=0, client="a")
+    assert set(fleet.demand().values()) == {0.0}
+    assert fleet.tally.refused == 0
+
+
+class TestOutcomes:
+    """What becomes of admitted requests, and what is learned of it."""
+
+    PIN = Hint(variant="fake-int8")
+
+    @pytest.fixture
+    def transport(self) -> HeldTransport:
+        return HeldTransport()
+
+    @pytest.fixture
+    def fleet(self, ladder: Ladder, transport: HeldTransport) -> Fleet:
+        found = Fleet(ladder, dict.fromkeys(VARIANTS, transport), settings=Settings(cores=8))
+        for variant in VARIANTS:
+            found.brain.set_ready(variant)
+        return found
+
+    async def _start(self, fleet: Fleet, budget_ms: float | None = None) -> asyncio.Task[Embedded]:
+        hint = replace(self.PIN, budget_ms=budget_ms)
+        decision = fleet.decide(hint, tokens=2, elapsed_ms=0, client="a")
+        deadline_s = None if budget_ms is None else time.monotonic() + budget_ms / 1000
+        texts = Tokenized(TEXTS, [])
+        work = fleet.embed(hint, decision, texts, deadline_s=deadline_s)
+        task = asyncio.create_task(work)
+        await settle()
+        return task
+
+    @staticmethod
+    def _p95_factor(fleet: Fleet) -> float:
+        forecast = _candidates(fleet)[2].forecast
+        return forecast.p95_ms / forecast.p50_ms
+
+    def test_an_answer_is_learned_from(self, fleet: Fleet, transport: HeldTransport) -> None:
+        """The forecast's error is known then, nothing was missed, and the tokens are back."""
+
+        async def scenario() -> None:
+            task = await self._start(fleet, budget_ms=3_600_000)
+            assert fleet.brain.load("fake-int8").inflight_tokens == 2
+            await transport.answer(0)
+            await task
+
+        asyncio.run(scenario())
+        load = fleet.brain.load("fake-int8")
+        assert load.inflight_tokens == 0
+        assert load.forecast_error is not None
+        assert fleet.brain.brownout.miss_share == 0
+        assert fleet.tally.requests["fake-int8"][Outcome.ANSWERED] == 1
+        assert fleet.demand()["fake-int8"] > 0
+
+    def test_a_late_request_is_learned_as_late(
+        self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A 504 raises the variant's p95, counts as missed, and frees its tokens and its call."""
+        monkeypatch.setattr(dispatch, "_loop_time", passed)
+        before = self._p95_factor(fleet)
+
+        async def scenario() -> None:
+            task = await self._start(fleet, budget_ms=3_600_000)
+            with pytest.raises(DeadlineExceeded):
+                await task
+
+        asyncio.run(scenario())
+        self._assert_missed(fleet, Outcome.LATE, before)
+
+    def test_a_client_that_leaves_is_learned_as_late(
+        self, fleet: Fleet, transport: HeldTransport
+    ) -> None:
+        """It waited as long as it would: the same as a 504, and nobody runs its texts."""
+        before = self._p95_factor(fleet)
+
+        async def scenario() -> None:
+            task = await self._start(fleet)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await settle()
+            assert transport.is_cancelled(0)
+
+        asyncio.run(scenario())
+        self._assert_missed(fleet, Outcome.DISCONNECTED, before)
+
+    def _assert_missed(self, fleet: Fleet, outcome: Outcome, factor_before: float) -> None:
+        load = fleet.brain.load("fake-int8")
+        assert (load.inflight_tokens, load.calls) == (0, 0)
+        assert fleet.brain.brownout.miss_share == 1
+        assert fleet.tally.requests["fake-int8"][outcome] == 1
+        assert self._p95_factor(fleet) > factor_before
+
+    @pytest.mark.parametrize("error", [InternalError("broken"), ReplicaDied("gone")])
+    def test_of_failures_nothing_is_learned(
+        self, fleet: Fleet, transport: HeldTransport, error: Exception
+    ) -> None:
+        """They tell nothing of how long a variant takes."""
+        before = self._p95_factor(fleet)
+
+        async def scenario() -> None:
+            task = await self._start(fleet)
+            while not task.done():
+                await transport.fail(len(transport.calls) - 1, error)
+            with pytest.raises(type(error)):
+                await task
+
+        asyncio.run(scenario())
+        assert fleet.brain.load("fake-int8").forecast_error is None
+        assert self._p95_factor(fleet) == before
+        assert fleet.brain.brownout.miss_share == 0
+        assert fleet.tally.requests["fake-int8"][Outcome.FAILED] == 1
+        assert fleet.brain.load("fake-int8").inflight_tokens == 0
+
+    def test_a_full_queue_is_no_failure_of_the_variant(
+        self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Turned away at the lane's door: counted apart, and nothing is learned."""
+        monkeypatch.setattr(dispatch, "PARTS_QUEUED_AT_MOST", 0)
+
+        async def scenario() -> None:
+            with pytest.raises(NotAdmitted):
+                await (await self._start(fleet))
+
+        asyncio.run(scenario())
+        assert fleet.tally.requests["fake-int8"][Outcome.TURNED_AWAY] == 1
+        assert fleet.brain.brownout.miss_share == 0

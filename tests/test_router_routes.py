@@ -35,6 +35,8 @@ class TestRoute:
         for found_ms, idle_ms in zip(p95_ms, (4800, 480, 48), strict=True):
             assert idle_ms <= found_ms < idle_ms + 200  # the hops
         assert all(f["p50_ms"] < f["p95_ms"] for f in found["forecasts"])
+        assert all(f["wait_ms"] == 0 and f["ready"] for f in found["forecasts"])
+        assert found["brownout_level"] == 0
         assert {r["variant"]: r["reason"][:12] for r in found["rejected"]} == {
             "fake-fp32": "p95 forecast",
             "fake-bf16": "p95 forecast",
@@ -62,6 +64,16 @@ class TestRoute:
         response = served.ask("POST", "/v1/route", json={"input": "a", "quality": "fast"})
         assert response.json()["variant"] == "fake-int8"
         assert calls == []
+
+    def test_a_variant_without_replicas_is_shown_as_such(self, served: Any) -> None:
+        """Its forecast is that of an idle one, and why it is not taken is said."""
+        served.router.cool_down("fake-int8")
+        body = {"input": "hello world", "quality": "fast"}
+        found = served.ask("POST", "/v1/route", json=body).json()
+        assert found["variant"] == "fake-bf16"
+        assert [f["ready"] for f in found["forecasts"]] == [True, True, False]
+        reasons = {r["variant"]: r["reason"] for r in found["rejected"]}
+        assert reasons["fake-int8"] == "no replica is up yet"
 
     def test_it_decides_as_embeddings_does(self, served: Any) -> None:
         """The same request to both routes meets the same variant."""
@@ -99,6 +111,10 @@ class TestWhatIsServed:
         assert int8["profile"] | {"per_token_ms": 0.1, "cost_ms": 0.1} == int8["profile"]
         assert (int8["replicas"], int8["queued_tokens"], int8["inflight_tokens"]) == (1, 0, 0)
         assert int8["forecast_error"] >= 0
+        assert int8["busy"] > 0
+        assert int8["p95_factor"] >= 1
+        assert found["variants"][0]["busy"] == 0
+        assert found["brownout"] == {"level": 0, "floor": 0.99, "miss_share": 0}
         assert found["variants"][0]["forecast_error"] is None
         (off,) = found["not_on_ladder"]
         assert off["variant"] == "fake-fp8"

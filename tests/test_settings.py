@@ -19,6 +19,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert (settings.max_texts, settings.max_body_bytes) == (2048, 8_388_608)
     assert (settings.threads, settings.routers, settings.max_replicas) == (1, 1, None)
     assert settings.max_wait_ms == 30_000
+    assert (settings.reserve_ms, settings.cores) == (2.0, None)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,8 @@ def test_text_from_a_command_line_becomes_values(name: str, text: str, expected:
         ("max_texts", 1),
         ("max_body_bytes", 1024),
         ("max_wait_ms", 0.001),
+        ("reserve_ms", 0),
+        ("cores", 0.5),
         ("default_latency_ms", 0.001),
     ],
 )
@@ -98,6 +101,8 @@ def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
         ("default_quality", "great", "'great'"),
         ("default_quality", "1.5", "1.5"),
         ("max_wait_ms", -1, "-1"),
+        ("reserve_ms", -0.1, "-0.1"),
+        ("cores", 0, "0"),
         ("max_texts", 0, "0"),
         ("max_body_bytes", 10, "10"),
         ("max_replicas", 0, "0"),
