@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,6 +103,12 @@ def test_nothing_leaves_the_host() -> None:
 def test_the_wrapper_is_a_program() -> None:
     """HAProxy's stand-in is there and may be executed."""
     assert os.access(LOCALHOST_WRAPPER, os.X_OK)
+
+
+def test_haproxy_passes_a_hang_up_on() -> None:
+    """Serve's template tells HAProxy to close its side too, so a router hears of clients that left."""
+    template = distribution("ray").locate_file("ray/serve/_private/haproxy_templates.py")
+    assert "option abortonclose" in Path(str(template)).read_text(encoding="utf-8")
 
 
 def test_the_packages_haproxy_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
