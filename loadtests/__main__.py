@@ -1,4 +1,4 @@
-"""`python -m loadtests run | report | compare | simulate`."""
+"""`python -m loadtests run | report | compare | simulate | autoscale`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from loadtests import simulate_command
+from loadtests import autoscale_command, simulate_command
 from loadtests.errors import LoadTestError
 from loadtests.phases import PROFILES
 from loadtests.slo import METRICS, parse_slo
@@ -32,6 +32,10 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("run_b", type=Path, help="folder of another")
     simulated = commands.add_parser("simulate", help="simulate the routing policy on a machine")
     simulate_command.add_options(simulated)
+    scaled = commands.add_parser(
+        "autoscale", help="compare what replica groups may follow, in a run"
+    )
+    autoscale_command.add_options(scaled)
     return top
 
 
@@ -139,6 +143,7 @@ COMMANDS = {
     "report": _report,
     "compare": _compare,
     "simulate": simulate_command.simulate,
+    "autoscale": autoscale_command.autoscale,
 }
 
 if __name__ == "__main__":
