@@ -5,6 +5,9 @@ texts wait here, and the next call takes what gathered. Two calls a replica are 
 the engine, one at its door.
 
 Work that nobody waits for is not sent, and a call that carries nothing else is cancelled.
+
+Every queue has a bound: requests in a router (`app.py`), parts here (`PARTS_QUEUED_AT_MOST`), calls on
+their way (two a replica), calls at a replica (`replica.py`). Admission refuses long before any is met.
 """
 
 from __future__ import annotations
