@@ -61,15 +61,15 @@ def gather(folder: Path) -> Findings:
     measured, by_budget, late = {}, {}, {}
     for ran in about.phases:
         of_phase = rows.where(rows.phase == ran.name) if len(rows) else rows
-        found = measure(of_phase, about.feasible)
+        found = measure(of_phase)
         if found is not None:
             measured[ran.name] = found
-            by_budget[ran.name] = _by_budget(of_phase, about.feasible)
+            by_budget[ran.name] = _by_budget(of_phase)
             late[ran.name] = float(
                 np.percentile((of_phase.sent_s - of_phase.intended_s) * 1000, 95)
             )
     ramp = next((p.name for p in reversed(about.phases) if p.name.startswith("ramp")), None)
-    seconds = curve(rows.where(rows.phase == ramp), about.feasible) if ramp in measured else None
+    seconds = curve(rows.where(rows.phase == ramp)) if ramp in measured else None
     slos = [parse_slo(text) for text in about.slos]
     return Findings(
         about=about,
@@ -87,10 +87,10 @@ def gather(folder: Path) -> Findings:
     )
 
 
-def _by_budget(rows: Columns, feasible: Mapping[str, float]) -> dict[str, float]:
+def _by_budget(rows: Columns) -> dict[str, float]:
     found = {}
     for budget_ms in np.unique(rows.budget_ms[~np.isnan(rows.budget_ms)]):
-        share = within_budget(rows.where(rows.budget_ms == budget_ms), feasible)
+        share = within_budget(rows.where(rows.budget_ms == budget_ms))
         if share is not None:
             found[budget_name(float(budget_ms))] = share
     return found

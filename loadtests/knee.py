@@ -1,22 +1,22 @@
 """The knee of a ramp: the highest offered load that the server keeps up with, in time.
 
 Offered load is a straight line by construction, so it is fitted to the arrivals: their noise would move
-the knee. A second of the ramp is good when `LEAST_WITHIN` of its requests with a budget that an idle
-server could meet were answered within it, and when over `SMOOTH_BINS` seconds around it answers came back
-at `LEAST_ACHIEVED` of the rate they were asked for, give or take one. On a noisy machine a stall is no
-knee: the knee stands where it puts the fewest bad seconds below it and good seconds above.
+the knee. Judged are feasible requests only, those that an idle server admits. A second of the ramp is
+good when `LEAST_WITHIN` of those with a budget were answered within it, and when over `SMOOTH_BINS`
+seconds around it answers came back at `LEAST_ACHIEVED` of the rate they were asked for, give or take one.
+On a noisy machine a stall is no knee: the knee stands where it puts the fewest bad seconds below it and
+good seconds above.
 Budgets are judged second by second, as a stall would otherwise spoil the seconds beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtests.measures import budget_counts, due_counts
+from loadtests.measures import budget_counts, due_counts, feasible
 from loadtests.records import OK, Columns
 
 BIN_S = 1.0
@@ -43,7 +43,7 @@ class Curve:
 
     time_s: Floats  # middle of each second, since the epoch
     offered_per_s: Floats  # the fitted line
-    achieved_per_s: Floats
+    achieved_per_s: Floats  # all answers, to feasible requests or not
     within_share: Floats  # of feasible requests with a budget, over SMOOTH_BINS
     good: NDArray[np.bool_]
 
@@ -66,13 +66,8 @@ class Knee:
         return f"{self.load_per_s:.0f} requests/s"
 
 
-def curve(ramp: Columns, feasible: Mapping[str, float]) -> Curve | None:
-    """A ramp by second; None when it is too short to tell anything.
-
-    Args:
-        ramp: the rows of one ramp.
-        feasible: for each hint class, the share of requests that an idle server admits (1 if not named).
-    """
+def curve(ramp: Columns) -> Curve | None:
+    """The rows of one ramp by second; None when it is too short to tell anything."""
     if not len(ramp):
         return None
     start_s = ramp.intended_s.min()
@@ -84,9 +79,9 @@ def curve(ramp: Columns, feasible: Mapping[str, float]) -> Curve | None:
     arrivals = _count(ramp.intended_s, edges)
     slope, base = np.polyfit(time_s - start_s, arrivals / BIN_S, 1)
     offered = np.maximum(slope * (time_s - start_s) + base, 0.0)
-    asked = _smooth(due_counts(ramp, feasible, edges))
-    answered = _smooth(_count(_answered_s(ramp), edges))
-    due, missed = budget_counts(ramp, feasible, edges)
+    asked = _smooth(due_counts(ramp, edges))
+    answered = _smooth(_count(_answered_s(feasible(ramp)), edges))
+    due, missed = budget_counts(ramp, edges)
     kept_up = answered >= LEAST_ACHIEVED * asked - FORGIVEN
     in_time = missed <= (1 - LEAST_WITHIN) * due
     seconds = _smooth(np.full(bins, BIN_S))
@@ -95,7 +90,7 @@ def curve(ramp: Columns, feasible: Mapping[str, float]) -> Curve | None:
     return Curve(
         time_s=time_s,
         offered_per_s=offered,
-        achieved_per_s=answered / seconds,
+        achieved_per_s=_smooth(_count(_answered_s(ramp), edges)) / seconds,
         within_share=share,
         good=kept_up & in_time,
     )
@@ -118,15 +113,13 @@ def find_knee(seconds: Curve) -> Knee:
     )
 
 
-def collapsed(
-    ramp: Columns, feasible: Mapping[str, float], *, now_s: float, share: float = 0.7
-) -> bool:
-    """Whether answers stayed below a share of the feasible requests in each of the last seconds.
+def collapsed(ramp: Columns, *, now_s: float, share: float = 0.7) -> bool:
+    """Whether less than a share of the feasible requests was answered in each of the last seconds.
 
     The last second before `now_s` is left out: its requests may still be under way.
     """
     edges = now_s - 1 - COLLAPSED_S + np.arange(COLLAPSED_S + 1, dtype=np.float64)
-    asked, answered = due_counts(ramp, feasible, edges), _count(_answered_s(ramp), edges)
+    asked, answered = due_counts(ramp, edges), _count(_answered_s(feasible(ramp)), edges)
     return bool(len(ramp) and ramp.intended_s.min() < edges[0] and (answered < share * asked).all())
 
 

@@ -1,12 +1,12 @@
 """What the requests of one phase tell: rates, latencies, shares, and the fidelity served.
 
 Latency counts from the intended send time, so a slow server cannot hide behind waiting clients. A share
-"within budget" is taken over feasible requests: those that the server admits when it is idle.
+"within budget" is taken over feasible requests: those that the server admits when it is idle, as each row
+says of itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,13 +43,8 @@ class Measures:
         return self.answered / self.requests if self.requests else 0.0
 
 
-def measure(rows: Columns, feasible: Mapping[str, float]) -> Measures | None:
-    """Measure the rows of a phase; None without any.
-
-    Args:
-        rows: its requests.
-        feasible: for each hint class, the share of requests that an idle server admits (1 if not named).
-    """
+def measure(rows: Columns) -> Measures | None:
+    """Measure the rows of a phase; None without any."""
     if not len(rows):
         return None
     answers = rows.where(rows.status == OK)
@@ -69,7 +64,7 @@ def measure(rows: Columns, feasible: Mapping[str, float]) -> Measures | None:
         p50_ms=p50,
         p95_ms=p95,
         p99_ms=p99,
-        within_budget=within_budget(rows, feasible),
+        within_budget=within_budget(rows),
         fidelity=_mean(answers.fidelity),
         variants={
             str(v): float((answers.variant == v).mean()) for v in np.unique(answers.variant) if v
@@ -77,49 +72,35 @@ def measure(rows: Columns, feasible: Mapping[str, float]) -> Measures | None:
     )
 
 
-def within_budget(rows: Columns, feasible: Mapping[str, float]) -> float | None:
+def within_budget(rows: Columns) -> float | None:
     """Share of feasible requests answered within their budget; None when none had one."""
-    due, missed = (float(x[0]) for x in budget_counts(rows, feasible, EVER))
-    return None if due == 0 else min(max(1 - missed / due, 0.0), 1.0)
+    due, missed = (float(x[0]) for x in budget_counts(rows, EVER))
+    return None if due == 0 else 1 - missed / due
 
 
-def budget_counts(
-    rows: Columns, feasible: Mapping[str, float], edges: Floats
-) -> tuple[Floats, Floats]:
+def feasible(rows: Columns) -> Columns:
+    """Those that an idle server admits, and those of which nobody asked it."""
+    return rows.where(rows.feasible != 0)
+
+
+def budget_counts(rows: Columns, edges: Floats) -> tuple[Floats, Floats]:
     """Feasible requests with a budget, and those of them that missed it, by bin of intended time.
-
-    Where an idle server admits only a share of a class, that share of its requests is due.
 
     Returns:
         Two arrays, [bins] each.
     """
-    due, missed = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
-    with_budget = rows.where(~np.isnan(rows.budget_ms))
-    for name in np.unique(with_budget.hint_class):
-        of_class = with_budget.where(with_budget.hint_class == name)
-        able = feasible.get(str(name), 1.0) * _count(of_class.intended_s, edges)
-        met = _count(of_class.intended_s[of_class.within_budget == 1], edges)
-        due += able
-        missed += np.maximum(able - met, 0)
-    return due, missed
+    due = feasible(rows.where(~np.isnan(rows.budget_ms)))
+    return due_counts(due, edges), due_counts(due.where(due.within_budget != 1), edges)
 
 
-def due_counts(rows: Columns, feasible: Mapping[str, float], edges: Floats) -> Floats:
+def due_counts(rows: Columns, edges: Floats) -> Floats:
     """Feasible requests, with a budget or without, by bin of intended time: [bins]."""
-    due = np.zeros(len(edges) - 1)
-    for name in np.unique(rows.hint_class):
-        of_class = rows.where(rows.hint_class == name)
-        due += feasible.get(str(name), 1.0) * _count(of_class.intended_s, edges)
-    return due
+    return np.histogram(feasible(rows).intended_s, edges)[0].astype(np.float64)
 
 
 def budget_name(budget_ms: float) -> str:
     """`25 ms`, or `no budget`."""
     return "no budget" if np.isnan(budget_ms) else f"{budget_ms:g} ms"
-
-
-def _count(times_s: Floats, edges: Floats) -> Floats:
-    return np.histogram(times_s, edges)[0].astype(np.float64)
 
 
 def _span_s(started_s: Floats, ended_s: Floats) -> float:

@@ -43,6 +43,9 @@ class Row:
     fidelity: float | None
     budget_ms: float | None
     within_budget: bool | None  # judged by this client; None without a budget
+    feasible: (
+        bool | None
+    )  # whether an idle server admits it; None: nobody asked, and it counts as such
     texts: int
     error: str  # one line, or empty
 
@@ -71,6 +74,7 @@ class Columns:
     fidelity: NDArray[np.float64]
     budget_ms: NDArray[np.float64]
     within_budget: NDArray[np.float64]
+    feasible: NDArray[np.float64]
     texts: NDArray[np.int64]
     error: NDArray[np.str_]
 
@@ -115,7 +119,7 @@ class RowWriter:
             os.write(self._descriptor, HEADER)
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         if start not in (b"", HEADER):
-            raise BadFile(f"{file} is there already, and holds no requests: it is left as it is")
+            raise BadFile(f"{file} is there already, and {_unlike(start)}: it is left as it is")
 
     def write(self, row: Row) -> None:
         """Take a row; it is in memory until the next flush."""
@@ -158,11 +162,20 @@ def read_rows(file: Path, *, offset: int = 0) -> tuple[list[Row], int]:
     if header != HEADER:
         if offset == 0 and HEADER.startswith(header):
             return [], 0  # its writer has only just begun
-        raise BadFile(f"{file} holds no requests: its first line is not {HEADER.decode().strip()}")
+        raise BadFile(f"{file} {_unlike(header)}: its first line is not {HEADER.decode().strip()}")
     whole = data[: data.rfind(b"\n") + 1]
     lines = csv.reader(io.StringIO(whole.decode(), newline=""))
     rows = [_row(cells, file) for cells in lines]
     return rows, max(offset, len(HEADER)) + len(whole)
+
+
+def _unlike(start: bytes) -> str:
+    """What a file holds whose beginning is not ours."""
+    names = start.decode(errors="replace").partition("\n")[0].split(",")
+    missing = [name for name in FIELDS if name not in names]
+    if names[:2] == list(FIELDS[:2]):
+        return f"is from another version, without {', '.join(missing) or 'this order of columns'}"
+    return "holds no requests"
 
 
 def read_columns(file: Path) -> Columns:
@@ -194,6 +207,7 @@ READ: dict[str, Callable[[str], Any]] = dict.fromkeys(FIELDS, str) | {
     "fidelity": _optional_float,
     "budget_ms": _optional_float,
     "within_budget": _optional_bool,
+    "feasible": _optional_bool,
     "texts": int,
 }
 

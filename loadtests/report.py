@@ -71,7 +71,7 @@ def _page(findings: Findings, figures: dict[str, str]) -> str:
         verdicts=_verdicts(findings),
         saturation=_saturation(findings, figures),
         routed=_routed(findings, figures),
-        feasible=escape(", ".join(f"{name} {s:.0%}" for name, s in about.feasible.items())),
+        feasible=escape(_feasible(findings)),
         phases=_phases(findings),
         memory=escape(_memory(findings)),
         load=_load(findings),
@@ -155,6 +155,20 @@ def _routed(findings: Findings, figures: dict[str, str]) -> str:
         "routed, and all answered by one variant.</p>\n"
         f"<figure>{figures['routed']}</figure>\n{table(heads, rows)}"
     )
+
+
+def _feasible(findings: Findings) -> str:
+    """What the idle server admitted of each class, in a sentence."""
+    about = findings.about
+    classes = [
+        f"{name} {share:.0%}"
+        + ("" if share == 1 else f" (up to {about.token_limits[name]} tokens)")
+        for name, share in about.feasible.items()
+    ]
+    told = f"{', '.join(classes) or 'all, as no class has a budget'}."
+    if about.estimated_texts:
+        told += f" The tokens of {about.estimated_texts} texts were estimated from their length."
+    return told
 
 
 def _phases(findings: Findings) -> str:

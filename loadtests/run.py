@@ -9,6 +9,7 @@ from pathlib import Path
 
 from converters.provenance import provenance
 from loadtests.errors import BadFile, BadOption, LoadTestError
+from loadtests.feasibility import NAME as FEASIBILITY
 from loadtests.knee import Knee, collapsed, curve, find_knee
 from loadtests.local_server import Wanted, serving
 from loadtests.measures import measure
@@ -74,7 +75,7 @@ def run(options: Options) -> About:
     folder = new_folder(options.out)
     wanted = Wanted(options.serve, variants=options.variants) if options.serve else None
     with serving(server, wanted=wanted, folder=folder, say=line.done):
-        about = _begin(options, server, workload)
+        about = _begin(options, server, workload, line)
         with Sampler(server, folder / SAMPLES, root=server_process(server.host)) as sampler:
             matrix = Matrix(options, server, sampler, about, line)
             try:
@@ -98,11 +99,12 @@ def _workload(options: Options) -> Workload:
     return Workload(parse_mix(options.mix), texts)
 
 
-def _begin(options: Options, server: Server, workload: Workload) -> About:
+def _begin(options: Options, server: Server, workload: Workload, line: ProgressLine) -> About:
     served = server.variants()
     cheapest = min(served, key=lambda v: v.cost_ms).variant
     pinned = workload.pinned({"bulk": cheapest})
-    found = survey(server, pinned, seed=options.seed)
+    found = survey(server, pinned, now=line.now)
+    found.write(options.out)
     about = About(
         provenance=provenance(packages=TOOLS),
         host=options.host,
@@ -111,8 +113,10 @@ def _begin(options: Options, server: Server, workload: Workload) -> About:
         seed=options.seed,
         mix=", ".join(f"{c.name} {c.weight:g}" for c in workload.classes),
         served=tuple(served),
-        tokens_per_request=found.tokens_per_request,
-        feasible=found.feasible,
+        tokens_per_request=found.tokens_per_request(pinned),
+        feasible=found.shares(pinned.texts),
+        token_limits=dict(found.token_limits),
+        estimated_texts=found.estimated_texts,
         slos=tuple(map(str, options.slos)),
     )
     about.write(options.out)
@@ -153,7 +157,7 @@ class Matrix:
         attempt = 1
         while phase is not None:
             ran = self._phase(phase, may_collapse=True)
-            found = curve(_rows_of(self._options.out, ran.name), self.about.feasible)
+            found = curve(_rows_of(self._options.out, ran.name))
             if found is None:
                 raise LoadTestError(f"phase {ran.name} was too short to find a knee in")
             knee = find_knee(found)
@@ -168,11 +172,9 @@ class Matrix:
         def look(recent: Columns, passed_s: float) -> bool:
             # Only this phase's rows; those still under way are no misses yet.
             rest = left(phase.duration_s - passed_s)
-            now = measure(_of(recent, phase.name), self.about.feasible)
+            now = measure(_of(recent, phase.name))
             self._line.now(f"{title}, {rest} left: {numbers(now)}")
-            return may_collapse and collapsed(
-                _of(recent, phase.name), self.about.feasible, now_s=time.time()
-            )
+            return may_collapse and collapsed(_of(recent, phase.name), now_s=time.time())
 
         started_s = time.time()
         try:
@@ -182,7 +184,7 @@ class Matrix:
             raise
         self.about = self.about.with_phase(ran)
         self.about.write(self._options.out)
-        whole = measure(_rows_of(self._options.out, phase.name), self.about.feasible)
+        whole = measure(_rows_of(self._options.out, phase.name))
         self._line.done(f"{title}: {numbers(whole)}")
         return ran
 
@@ -204,7 +206,7 @@ class Matrix:
 def _flags(options: Options) -> tuple[str, ...]:
     mix = ("--mix", options.mix) if options.mix else ()
     texts = ("--texts", str(options.texts)) if options.texts else ()
-    return (*mix, *texts)
+    return (*mix, *texts, "--feasibility", str(options.out / FEASIBILITY))
 
 
 def _trace(options: Options) -> Path | None:

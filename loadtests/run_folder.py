@@ -1,10 +1,13 @@
-"""A run's folder: `run.json` says what was done; `requests.csv` and `samples.csv` hold what came of it."""
+"""A run's folder: `run.json` says what was done; `requests.csv` and `samples.csv` hold what came of it.
+
+`feasibility.json` says which texts the idle server admitted, see `feasibility.py`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,9 @@ class About:
     mix: str  # classes and weights
     served: tuple[Served, ...]
     tokens_per_request: float
-    feasible: dict[str, float]  # by hint class
+    feasible: dict[str, float]  # by hint class with a budget: share that the idle server admitted
+    token_limits: dict[str, int]  # by the same: the most tokens that it admitted
+    estimated_texts: int  # texts whose tokens were estimated by their length
     phases: tuple[Ran, ...] = ()
     interrupted: bool = False
     stopped_by: str | None = None  # why it ended early, other than by Ctrl-C
@@ -67,6 +72,9 @@ class About:
         """
         try:
             given = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in given]
+            if missing:
+                raise ValueError(f"it has no {', '.join(missing)}")  # noqa: TRY301
             return cls(**(given | _typed(given)))
         except OSError as error:
             raise BadFile(f"{folder}: no run is there ({ABOUT}: {error.strerror})") from error

@@ -86,6 +86,7 @@ class Sender:
             within_budget=None
             if budget_ms is None
             else answer.status == OK and latency_ms <= budget_ms,
+            feasible=request.feasible,
             texts=asked.texts_per_request,
             error=answer.error,
         )

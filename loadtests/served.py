@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 from loadtests.errors import NoServer
 from loadtests.server import check, headers
 
 API_KEY = "LOADTEST_API_KEY"
+ROUTE = "/v1/route"
 PATIENCE_S = 5.0
 
 
@@ -58,13 +64,44 @@ class Server:
         return sorted(served, key=lambda v: (-v.fidelity, v.cost_ms))
 
     def route(self, body: bytes) -> Route:
-        """Ask for the decision on a request; nothing is computed. Raises NoServer."""
-        answer = self._json("/v1/route", body)
-        return Route(admitted=bool(answer["admitted"]), tokens=int(answer["tokens"]))
+        """Ask for the decision on one request; nothing is computed. Raises NoServer."""
+        with self.asking() as ask:
+            return ask(body)
 
-    def _json(self, path: str, body: bytes | None = None) -> Any:
+    @contextmanager
+    def asking(self) -> Iterator[Callable[[bytes], Route]]:
+        """Give a function that asks for decisions over one connection, as `route` does."""
+        url = urlsplit(self.host)
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(url.netloc, timeout=PATIENCE_S)
+        path = url.path.rstrip("/") + ROUTE
         to = {"Content-Type": "application/json"} | headers(self.api_key)
-        request = urllib.request.Request(self.host.rstrip("/") + path, data=body, headers=to)  # noqa: S310
+
+        def ask(body: bytes) -> Route:
+            try:
+                connection.request("POST", path, body, to)
+                answer = connection.getresponse()
+                status, content = answer.status, answer.read()
+                if status != HTTPStatus.OK:
+                    text = json.loads(body)["input"]
+                    raise NoServer(f"--host={self.host}: {ROUTE} answers {status} to {text!r:.60}")
+                given = json.loads(content)
+                return Route(admitted=bool(given["admitted"]), tokens=int(given["tokens"]))
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                why = f"{ROUTE} does not answer: {error}"
+                raise NoServer(f"--host={self.host}: {why}") from error
+            except (KeyError, TypeError) as error:
+                raise NoServer(f"--host={self.host}: {ROUTE} has no field {error}") from error
+
+        try:
+            yield ask
+        finally:
+            connection.close()
+
+    def _json(self, path: str) -> Any:
+        request = urllib.request.Request(  # noqa: S310
+            self.host.rstrip("/") + path, headers=headers(self.api_key)
+        )
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310
                 return json.load(answer)

@@ -6,11 +6,12 @@ Each is also an environment variable: `--mix` is LOADTEST_MIX.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loadtests.arrivals import Offsets, arrivals
 from loadtests.errors import BadOption
+from loadtests.feasibility import Feasibility
 from loadtests.users import SHAPES
 from loadtests.workload import Texts, Workload, parse_mix
 
@@ -19,6 +20,8 @@ DEFAULT_TIMEOUT_S = 60.0
 OPTIONS = {
     "mix": "classes and weights as tight=3,interactive=4, or budgets as 50ms=3 (default: all six)",
     "texts": "file of texts, one a line (default: built-in ones of three lengths)",
+    "feasibility": "file that says which texts an idle server admits under which budget, as `python -m "
+    "loadtests run` writes it (default: none, and all requests count as feasible)",
     "seed": "of arrivals, classes and texts (default: 0)",
     "arrivals": "open loop: constant, ramp, step, spike, sinus, bursty or trace, as "
     "ramp:rate=5..200,duration=60; --users is not used then",
@@ -66,7 +69,7 @@ class Settings:
         if timeout_s <= 0:
             raise BadOption("--timeout-s", text["timeout-s"], "not above zero")
         return cls(
-            workload=_workload(text["mix"], text["texts"], text["pin"]),
+            workload=_workload(text),
             seed=seed,
             arrivals=arrivals(text["arrivals"], seed) if text["arrivals"] else None,
             shape=text["shape"] or None,
@@ -78,12 +81,15 @@ class Settings:
         )
 
 
-def _workload(mix: str, texts_file: str, pin: str) -> Workload:
-    texts = Texts.from_file(Path(texts_file)) if texts_file else Texts.built_in()
-    classes = parse_mix(mix)
-    if pin:
-        classes = tuple(hint_class.pinned_to(pin) for hint_class in classes)
-    return Workload(classes, texts)
+def _workload(text: Mapping[str, str]) -> Workload:
+    texts = Texts.from_file(Path(text["texts"])) if text["texts"] else Texts.built_in()
+    workload = Workload(parse_mix(text["mix"]), texts)
+    if text["feasibility"]:
+        known = Feasibility.read(Path(text["feasibility"]))
+        workload = replace(workload, infeasible=known.infeasible(texts))
+    if text["pin"]:
+        workload = workload.pinned({c.name: text["pin"] for c in workload.classes})
+    return workload
 
 
 def _number(option: str, given: str) -> float:

@@ -145,6 +145,7 @@ class Request:
 
     hint_class: HintClass
     body: bytes
+    feasible: bool | None  # whether an idle server admits it; None: nobody asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +154,25 @@ class Workload:
 
     classes: tuple[HintClass, ...]
     texts: Texts
+    infeasible: Mapping[str, frozenset[str]] | None = None  # by class, where a server was asked
 
     def pinned(self, pins: Mapping[str, str]) -> Workload:
         """As this, with the classes named in `pins` answered by the variants given there."""
-        return Workload(
-            tuple(c.pinned_to(pins[c.name]) if c.name in pins else c for c in self.classes),
-            self.texts,
+        return replace(
+            self,
+            classes=tuple(c.pinned_to(pins[c.name]) if c.name in pins else c for c in self.classes),
         )
 
     def requests(self, seed: int | str, *, share: int = 0, shares: int = 1) -> Iterator[Request]:
         """Draw requests without end: every `shares`-th of the one sequence, from `share` on."""
         for hint_class, texts in itertools.islice(self._draw(seed), share, None, shares):
-            yield Request(hint_class, hint_class.body(texts))
+            yield Request(hint_class, hint_class.body(texts), self._feasible(hint_class, texts))
+
+    def _feasible(self, hint_class: HintClass, texts: Sequence[str]) -> bool | None:
+        """Of several texts in one request nobody is asked: they have all the time."""
+        if self.infeasible is None:
+            return None
+        return len(texts) > 1 or texts[0] not in self.infeasible.get(hint_class.name, ())
 
     def _draw(self, seed: int | str) -> Iterator[tuple[HintClass, list[str]]]:
         rng = random.Random(seed)  # noqa: S311

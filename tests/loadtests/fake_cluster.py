@@ -12,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 VARIANTS = {"fake-fp32": (1.0, 0.2), "fake-int8": (0.997, 0.05)}  # fidelity, ms a token
-TOKENS = 100
 
 
 @dataclass
@@ -23,7 +22,10 @@ class FakeCluster:
     key: str | None = None
     ready: bool = True
     infeasible_ms: float = 0.0  # budgets up to this are refused, also when idle
+    ms_a_token: float = 0.0  # and those under so much for each token of the text
     url: str = ""
+    routed: int = 0  # decisions asked for
+    connections: int = 0
     pins: list[str | None] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     free_s: float = 0.0
@@ -39,10 +41,20 @@ class FakeCluster:
             return True
 
 
+def tokens_of(given: str | list[str]) -> int:
+    """A token a word, and two about each text."""
+    texts = [given] if isinstance(given, str) else given
+    return sum(len(text.split()) + 2 for text in texts)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     cluster: FakeCluster
+
+    def setup(self) -> None:
+        super().setup()
+        self.cluster.connections += 1
 
     def do_GET(self) -> None:
         if self.path == "/ready":
@@ -65,9 +77,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        feasible = body.get("latency_ms", 1e9) > self.cluster.infeasible_ms
+        tokens = tokens_of(body["input"])
+        budget_ms = body.get("latency_ms", 1e9)
+        feasible = budget_ms > self.cluster.infeasible_ms
+        feasible = feasible and budget_ms >= self.cluster.ms_a_token * tokens
+        if body["input"] == "refuse me":
+            self._answer(400, {"error": {"message": "as you like"}})
+            return
         if self.path == "/v1/route":
-            self._answer(200, {"admitted": feasible, "tokens": TOKENS})
+            self.cluster.routed += 1
+            self._answer(200, {"admitted": feasible, "tokens": tokens})
             return
         self.cluster.pins.append(body.get("variant"))
         if not feasible or not self.cluster.take():

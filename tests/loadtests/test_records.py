@@ -28,10 +28,11 @@ SERVED = Row(
     fidelity=0.99699,
     budget_ms=25.0,
     within_budget=True,
+    feasible=True,
     texts=1,
     error="",
 )
-LOST = Row("run", "bulk", 2.5, 2.5, 3.5, 1000.0, 0, "", None, None, None, 32, 'no, "answer"')
+LOST = Row("run", "bulk", 2.5, 2.5, 3.5, 1000.0, 0, "", None, None, None, None, 32, 'no, "answer"')
 
 
 def _written(file: Path, *rows: Row) -> Path:
@@ -51,7 +52,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_a_row_is_one_line(tmp_path: Path) -> None:
     """An error of several lines is written as one."""
-    two_lines = Row("run", "bulk", 2.5, 2.5, 3.5, 1000.0, 0, "", None, None, None, 32, "a\r\nb")
+    two_lines = Row(
+        "run", "bulk", 2.5, 2.5, 3.5, 1000.0, 0, "", None, None, None, False, 32, "a\r\nb"
+    )
     assert read_rows(_written(tmp_path / "r.csv", two_lines))[0][0].error == "a b"
 
 
@@ -87,7 +90,9 @@ def test_columns_have_a_value_for_each_row(tmp_path: Path) -> None:
     columns = read_columns(_written(tmp_path / "r.csv", SERVED, LOST))
     assert len(columns) == 2
     assert columns.within_budget[0] == 1.0
+    assert columns.feasible[0] == 1.0
     assert np.isnan(columns.budget_ms[1])
+    assert np.isnan(columns.feasible[1])
     lost = columns.where(columns.status == 0)
     assert lost.hint_class.tolist() == ["bulk"]
     assert lost.texts.tolist() == [32]
@@ -101,6 +106,20 @@ def test_a_file_of_something_else_is_named(tmp_path: Path, content: str) -> None
     with pytest.raises(BadFile, match=r"other\.csv") as refused:
         read_rows(tmp_path / "other.csv")
     assert "\n" not in str(refused.value)
+
+
+def test_a_file_of_another_version_says_what_it_lacks(tmp_path: Path) -> None:
+    """Rows from before a column are neither read nor added to, and the one line names the column."""
+    file = tmp_path / "old.csv"
+    old = ",".join(f for f in FIELDS if f != "feasible") + "\nrun,tight,1,1,1,10,200,a,1,25,1,1,\n"
+    file.write_text(old)
+    for use in (read_rows, RowWriter):
+        with pytest.raises(
+            BadFile, match=r"old\.csv.* from another version, without feasible:"
+        ) as refused:
+            use(file)
+        assert "\n" not in str(refused.value)
+    assert file.read_text() == old
 
 
 def test_a_foreign_file_is_not_written_to(tmp_path: Path) -> None:
@@ -127,5 +146,5 @@ def test_the_cost_of_several_workers_is_their_sum(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [200, 429, 504, 0, 500, 401])
 def test_refused_and_expired_are_no_failures(status: int) -> None:
     """429 and 504 are the server's contract; any other status, or no answer, is a failure."""
-    row = Row("run", "tight", 0.0, 0.0, 0.0, 0.0, status, "", None, None, None, 1, "")
+    row = Row("run", "tight", 0.0, 0.0, 0.0, 0.0, status, "", None, None, None, None, 1, "")
     assert row.failed is (status in {0, 500, 401})

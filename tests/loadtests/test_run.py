@@ -15,6 +15,7 @@ import pytest
 from loadtests.records import read_columns
 from loadtests.run_folder import REQUESTS, About
 from loadtests.sampling import read_samples
+from loadtests.workload import NAMES
 from tests.loadtests.fake_cluster import VARIANTS, FakeCluster, serving
 
 # Not imported here: locust changes the threads of whoever imports it.
@@ -64,10 +65,10 @@ def _run(*words: str, **environment: str) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """A run against a server that wants a key and refuses 25 ms, with an objective out of its reach."""
+    """A run against a server that wants a key, refuses 25 ms, and long texts in 100 ms, with an objective out of its reach."""
     out = tmp_path_factory.mktemp("runs") / "run"
     slos = ("--slo", "errors<=0", "--slo", "throughput>=100000")
-    with serving(FakeCluster(key=KEY, infeasible_ms=25)) as cluster:
+    with serving(FakeCluster(key=KEY, infeasible_ms=25, ms_a_token=1.0)) as cluster:
         code, said, error = _run(
             *("--host", cluster.url, "--out", str(out), *slos), LOADTEST_API_KEY=KEY
         )
@@ -109,10 +110,17 @@ def test_the_ramp_finds_the_capacity(ran: tuple[Path, str, str]) -> None:
 
 
 def test_what_an_idle_server_refuses_is_infeasible(ran: tuple[Path, str, str]) -> None:
-    """A class that /v1/route refuses before the load is out of the share within budget."""
+    """What /v1/route refuses before the load is known of each request, and out of the share within budget."""
     out, _, _ = ran
-    assert About.read(out).feasible["tight"] == 0.0
-    assert About.read(out).feasible["relaxed"] == 1.0
+    about, rows = About.read(out), read_columns(out / REQUESTS)
+    assert about.feasible["tight"] == 0.0
+    assert 0.0 < about.feasible["interactive"] < 1.0
+    assert about.feasible["relaxed"] == 1.0
+    assert 60 < about.token_limits["interactive"] <= 100
+    flags = {name: set(rows.feasible[rows.hint_class == name]) for name in NAMES}
+    assert flags.pop("tight") == {0.0}
+    assert flags.pop("interactive") == {0.0, 1.0}
+    assert set.union(*flags.values()) == {1.0}
     settled = json.loads((out / "report.json").read_text(encoding="utf-8"))["phases"]["routed-70"]
     assert settled["rejected"] > 0
     assert settled["within_budget"] > 0.5

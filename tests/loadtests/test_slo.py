@@ -14,7 +14,6 @@ from tests.loadtests.synthetic import rows
 def _measured(**options: object) -> Measures:
     found = measure(
         to_columns(rows("x", offered=lambda _: 50.0, **options)),  # type: ignore[arg-type]
-        {},
     )
     assert found is not None
     return found

@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -75,6 +76,20 @@ def test_texts_are_queries_passages_and_long_ones() -> None:
     found = Counter("short" if n < 4 else "passage" if n < 15 else "long" for n in lengths)
     assert found["short"] / 3000 == pytest.approx(0.6, abs=0.05)
     assert found["passage"] / 3000 == pytest.approx(0.3, abs=0.05)
+
+
+def test_each_request_knows_whether_it_is_feasible() -> None:
+    """By class and text where a server was asked, pinned or not; bulk and no budget always; nobody asked, nobody knows."""
+    texts = Texts((("short", "a long one"),), (1.0,))
+    load = Workload(DEFAULT_MIX, texts, {"tight": frozenset(["a long one"])})
+    for asked in (load, load.pinned({c.name: "onnx-int8" for c in DEFAULT_MIX})):
+        drawn = list(islice(asked.requests(2), 500))
+        for r in drawn:
+            given = json.loads(r.body)["input"]
+            assert r.feasible is not (r.hint_class.name == "tight" and given == "a long one")
+        assert {r.feasible for r in drawn if r.hint_class.name == "tight"} == {True, False}
+    unasked = [replace(r, feasible=None) for r in islice(load.requests(2), 500)]
+    assert list(islice(Workload(DEFAULT_MIX, texts).requests(2), 500)) == unasked
 
 
 def test_own_texts_are_read_by_line(tmp_path: Path) -> None:
