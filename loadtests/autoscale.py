@@ -74,11 +74,12 @@ def run(setting: Setting, policy: str) -> Played:
             found = play(
                 url,
                 setting.phases,
+                variants,
                 seed=setting.seed,
                 replicas=lambda: count_replicas(server, variants),
             )
             answers, samples = asyncio.run(found)
-    played = _sum_up(policy, flags, answers, samples)
+    played = sum_up(policy, flags, answers, samples)
     print(
         f"{policy}: {played.attainment['all']:.1%} in time, "
         f"{played.replica_seconds['all']:.0f} replica-seconds, {played.statuses}",
@@ -122,7 +123,7 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise NoServer(f"the server did not get ready:\n{log.read_text(encoding='utf-8')}")
 
 
-def _sum_up(
+def sum_up(
     policy: str, flags: Sequence[str], answers: Sequence[Answer], samples: Sequence[Sample]
 ) -> Played:
     by_phase: dict[str, list[bool]] = {"all": []}

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 import psutil
@@ -24,15 +24,15 @@ class Phase:
     name: str
     seconds: float
     per_s: float
-    quality: str
+    rung: int  # which variant it pins, best first
     latency_ms: float
 
 
 PHASES = (
-    Phase(name="before", seconds=5, per_s=1, quality="fast", latency_ms=400),
-    Phase(name="best wanted", seconds=25, per_s=24, quality="best", latency_ms=800),
-    Phase(name="fast wanted", seconds=25, per_s=48, quality="fast", latency_ms=400),
-    Phase(name="silence", seconds=25, per_s=0, quality="fast", latency_ms=400),
+    Phase(name="before", seconds=5, per_s=1, rung=-1, latency_ms=400),
+    Phase(name="best wanted", seconds=25, per_s=24, rung=0, latency_ms=800),
+    Phase(name="fast wanted", seconds=25, per_s=48, rung=-1, latency_ms=400),
+    Phase(name="silence", seconds=25, per_s=0, rung=-1, latency_ms=400),
 )
 
 
@@ -76,14 +76,19 @@ def count_replicas(server: psutil.Process, variants: Sequence[str]) -> dict[str,
             words = process.cmdline()
         except psutil.Error:  # it has just ended
             continue
-        name = words[0].removeprefix(REPLICA).partition(":")[0] if words else ""
+        name = words[0].removeprefix(REPLICA).partition(":")[0].partition(".")[0] if words else ""
         if name in found and words[0].startswith(REPLICA):
             found[name] += 1
     return found
 
 
 async def play(
-    url: str, phases: Sequence[Phase], *, seed: int, replicas: Callable[[], dict[str, int]]
+    url: str,
+    phases: Sequence[Phase],
+    variants: Sequence[str],
+    *,
+    seed: int,
+    replicas: Callable[[], dict[str, int]],
 ) -> tuple[list[Answer], list[Sample]]:
     """Send it all, and count replicas meanwhile."""
     limits = httpx.Limits(max_connections=None)
@@ -93,17 +98,24 @@ async def play(
         sending = []
         for due_s, phase in schedule(phases, seed=seed):
             await asyncio.sleep(start_s + due_s - time.monotonic())
-            sending.append(asyncio.create_task(_ask(http, phase, due_s, start_s)))
-        return list(await asyncio.gather(*sending)), await counting
+            body = {
+                "input": "word " * WORDS,
+                "variant": variants[phase.rung],
+                "latency_ms": phase.latency_ms,
+            }
+            sending.append(asyncio.create_task(_ask(http, body, phase, due_s + start_s)))
+        answers = await asyncio.gather(*sending)
+        return [replace(a, due_s=a.due_s - start_s) for a in answers], await counting
 
 
-async def _ask(http: httpx.AsyncClient, phase: Phase, due_s: float, start_s: float) -> Answer:
-    body = {"input": "word " * WORDS, "quality": phase.quality, "latency_ms": phase.latency_ms}
+async def _ask(
+    http: httpx.AsyncClient, body: dict[str, object], phase: Phase, due_s: float
+) -> Answer:
     try:
         status = (await http.post("/v1/embeddings", json=body)).status_code
     except httpx.HTTPError:
         status = 0
-    latency_ms = (time.monotonic() - start_s - due_s) * 1000
+    latency_ms = (time.monotonic() - due_s) * 1000
     in_time = status == OK and latency_ms <= phase.latency_ms
     return Answer(phase.name, due_s, latency_ms, status, in_time)
 
