@@ -40,6 +40,7 @@ def test_the_page_stands_alone_and_names_the_knee(run: Path) -> None:
     assert f"the knee is at {numbers['knee']['load_per_s']:.0f} requests/s" in page
     assert [o["met"] for o in numbers["objectives"]] == [True, False]
     assert "MISSED" in page
+    assert "feasible: tight 72% (up to 96 tokens), interactive 100%, relaxed 100%.</p>" in page
     for part in ("a test machine, 2 cores", "locust 1.2.3", "abc123", "python -m loadtests run"):
         assert part in page
     assert "$" not in re.sub(r'src="[^"]*"', "", page)
@@ -120,12 +121,18 @@ def test_two_runs_are_compared_phase_by_phase(run: Path, tmp_path: Path) -> None
 
 
 def test_no_run_is_one_line(tmp_path: Path) -> None:
-    """A folder without a run, one of another form, and one without a request are refused by name."""
+    """A folder without a run, one of another form or version, and one without a request are refused by name."""
     with pytest.raises(BadFile, match=f"{tmp_path}: no run is there"):
         write(tmp_path)
     (tmp_path / "run.json").write_text("{}", encoding="utf-8")
     with pytest.raises(BadFile, match=r"run\.json is of another form"):
         compare(tmp_path, tmp_path)
+    write_run(tmp_path / "old", phases=1)
+    told = json.loads((tmp_path / "old" / "run.json").read_text(encoding="utf-8"))
+    del told["token_limits"]
+    (tmp_path / "old" / "run.json").write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(BadFile, match=r"run\.json is of another form: it has no token_limits$"):
+        write(tmp_path / "old")
     write_run(tmp_path / "empty", phases=0)
     with pytest.raises(BadFile, match="no request was made"):
         write(tmp_path / "empty")
