@@ -104,7 +104,7 @@ def execute(run: Run, measured: Measured) -> Done:
         result=result,
         attainment=result.attainment,
         fidelity=result.fidelity,
-        recovered_s=_recovered_s(run.load, requests, fate.outcomes),
+        recovered_s=recovered_s(run.load, requests, fate.outcomes),
     )
 
 
@@ -122,7 +122,7 @@ def baselines() -> Mapping[str, Callable[[Machine, random.Random], Policy]]:
     return BASELINES
 
 
-def _recovered_s(load: Load, requests: Sequence[SimRequest], outcomes: bytearray) -> int | None:
+def recovered_s(load: Load, requests: Sequence[SimRequest], outcomes: bytearray) -> int | None:
     """Full seconds from the spike's end until attainment stays high."""
     if load.spike is None:
         return None

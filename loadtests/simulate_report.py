@@ -42,16 +42,17 @@ def write(simulated: Simulated, out: Path) -> str:
 
 
 def _json(simulated: Simulated, about: Provenance) -> str:
-    machine = simulated.measured.machine
-    content = {
+    """A line for each run."""
+    head = {
         "provenance": asdict(about),
         "about": simulated.measured.about,
-        "machine": asdict(machine),
+        "machine": asdict(simulated.measured.machine),
         "capacity": asdict(simulated.capacity),
         "seeds": simulated.options.seeds,
-        "runs": [_row(done) for done in simulated.done],
     }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    start = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
+    rows = ",\n".join(json.dumps(_row(done), ensure_ascii=False) for done in simulated.done)
+    return f'{start},\n "runs": [\n{rows}\n ]\n}}\n'
 
 
 def _row(done: Done) -> dict[str, object]:
@@ -69,7 +70,14 @@ def _row(done: Done) -> dict[str, object]:
         row["recovered_s"] = done.recovered_s
     if done.result is not None:
         row |= asdict(done.result)
-    return row
+        row["calibration"] = [[c.variant, c.bin, c.within, c.of] for c in done.result.calibration]
+    return {name: _rounded(value) for name, value in row.items()}
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _draw(simulated: Simulated, about: Provenance, file: Path) -> None:

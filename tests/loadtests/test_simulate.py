@@ -23,7 +23,7 @@ from loadtests.machine_from import described
 from loadtests.product_policy import BrainPolicy, Switches
 from loadtests.sim_capacity import sustained
 from loadtests.sim_results import Mean, result_of, worst_window, worths
-from loadtests.sim_runs import Load, Run, execute, requests_of
+from loadtests.sim_runs import Load, Run, execute, recovered_s, requests_of
 from loadtests.sim_types import Machine
 from loadtests.sim_workload import TokenPool, replayed
 from loadtests.simulate_command import simulate
@@ -240,6 +240,18 @@ def test_a_spike_adds_to_the_load(machine_json: Path) -> None:
     seconds = [int(r.arrived_s // 3) for r in requests_of(load, 0, measured)]
     counts = [seconds.count(third) for third in range(3)]
     assert counts == pytest.approx([150, 750, 150], rel=0.25)
+
+
+def test_recovery_is_told_in_seconds_after_the_spike() -> None:
+    """Until five good seconds on end follow; a good one between bad ones is no recovery."""
+    load = Load(kind="steady", rate=10.0, duration_s=20.0, spike=(1.0, 3.0, 100.0))
+    requests = [request(n, n / 10) for n in range(200)]
+    bad_seconds = (3, 5)
+    outcomes = bytearray(
+        Outcome.LATE if n // 10 in bad_seconds else Outcome.ON_TIME for n in range(200)
+    )
+    assert recovered_s(load, requests, outcomes) == 3
+    assert recovered_s(load, requests, bytearray([Outcome.LATE] * 200)) is None
 
 
 def test_the_command_leaves_tables_numbers_and_a_figure(

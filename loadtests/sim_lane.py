@@ -1,0 +1,154 @@
+"""All that a simulated router sends to one variant; mirrors `serve_app/dispatch.py`.
+
+Texts gather while calls are in flight; what nobody waits for is not sent, or is cancelled.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from loadtests.sim_replica import Attempt, Call, Replica
+from serve_app.dispatch import BATCHES_PER_CALL, CALLS_PER_REPLICA
+
+if TYPE_CHECKING:
+    from loadtests.sim_router import Router
+
+
+class Lane:
+    """Everything one router sends to one variant."""
+
+    def __init__(
+        self,
+        router: Router,
+        variant: str,
+        batch_tokens: int,
+        replicas: Sequence[Replica],
+        rng: random.Random,
+    ) -> None:
+        self._router = router
+        self._variant = variant
+        self._call_tokens = BATCHES_PER_CALL * batch_tokens
+        self._replicas = replicas
+        self._rng = rng
+        self._queue: deque[Attempt] = deque()
+        self._calls = 0
+        self.inflight_tokens = 0
+        self.inflight_requests = 0
+
+    def hold(self, attempt: Attempt) -> None:
+        """Count an admitted request."""
+        self.inflight_tokens += attempt.request.tokens
+        self.inflight_requests += 1
+
+    def give_back(self, attempt: Attempt) -> None:
+        """It ended."""
+        self.inflight_tokens -= attempt.request.tokens
+        self.inflight_requests -= 1
+
+    def add(self, attempt: Attempt) -> None:
+        """Queue a request's text, and send what can be sent."""
+        self._queue.append(attempt)
+        self._pump()
+
+    def _pump(self) -> None:
+        while self._queue and self._calls < CALLS_PER_REPLICA * self._up():
+            parts = self._take()
+            if parts:
+                self._send(parts)
+
+    def _up(self) -> int:
+        if len(self._replicas) == 1:
+            return 1
+        now_s = self._router.simulation.now_s
+        return max(1, sum([replica.ready_s <= now_s for replica in self._replicas]))
+
+    def _take(self) -> list[Attempt]:
+        """The oldest texts that fit one call, without those nobody waits for."""
+        queue, room = self._queue, self._call_tokens
+        parts: list[Attempt] = []
+        while queue and (not parts or queue[0].request.tokens <= room):
+            attempt = queue.popleft()
+            if not attempt.ended:
+                parts.append(attempt)
+                room -= attempt.request.tokens
+        return parts
+
+    def _send(self, parts: list[Attempt]) -> None:
+        self._calls += 1
+        router = self._router
+        call = Call(self, parts, router.simulation.now_s, len(parts))
+        for part in parts:
+            part.call = call
+        if router.watcher is not None:
+            tokens = sum([part.request.tokens for part in parts])
+            call.left = router.watcher.call_left(self._variant, tokens, now_s=call.sent_s)
+        router.work(router.machine.call_ms / 2, self._leave, call)
+
+    def cancel_if_unwanted(self, call: Call | None) -> None:
+        """A call that nobody waits for any more is cancelled, wherever it is."""
+        if call is None or call.ended or not all(part.ended for part in call.parts):
+            return
+        self._end(call)
+        self._pump()
+
+    def _end(self, call: Call) -> None:
+        call.ended = True
+        self._calls -= 1
+        if call.replica is not None:
+            call.replica.calls -= 1
+        if self._router.watcher is not None:
+            self._router.watcher.call_ended(call.left)
+
+    def _leave(self, call: Call) -> None:
+        if call.ended:
+            return
+        simulation, machine = self._router.simulation, self._router.machine
+        replica = call.replica = self._pick()
+        replica.calls += 1
+        simulation.at(simulation.now_s + machine.hop_ms / 2000, replica.accept, call)
+
+    def _pick(self) -> Replica:
+        """The one with fewer calls, of two drawn at random; as Ray Serve does."""
+        if len(self._replicas) == 1:
+            return self._replicas[0]
+        now_s = self._router.simulation.now_s
+        up = [replica for replica in self._replicas if replica.ready_s <= now_s]
+        if len(up) <= 1:
+            return min(self._replicas, key=lambda replica: replica.ready_s)
+        return min(self._rng.sample(up, 2), key=lambda replica: replica.calls)
+
+    def reply(self, call: Call) -> None:
+        """A call leaves its replica."""
+        simulation, machine = self._router.simulation, self._router.machine
+        simulation.at(simulation.now_s + machine.hop_ms / 2000, self._reply_arrives, call)
+
+    def _reply_arrives(self, call: Call) -> None:
+        self._router.work(self._router.machine.call_ms / 2, self._replied, call)
+
+    def _replied(self, call: Call) -> None:
+        if call.ended:
+            return
+        self._end(call)
+        router = self._router
+        if router.watcher is not None:
+            self._tell(call, router.simulation.now_s)
+        for part in call.parts:
+            if not part.ended:
+                router.answer(part)
+        self._pump()
+
+    def _tell(self, call: Call, now_s: float) -> None:
+        hop_ms = (now_s - call.sent_s) * 1000 - call.queue_ms - call.inference_ms
+        if self._router.stale_s:
+            self._router.simulation.at(now_s + self._router.stale_s, self._learn, (call, hop_ms))
+        else:
+            self._learn((call, hop_ms))
+
+    def _learn(self, learned: tuple[Call, float]) -> None:
+        call, hop_ms = learned
+        watcher, now_s = self._router.watcher, self._router.simulation.now_s
+        if watcher is not None and call.state is not None:
+            watcher.saw(call.left, call.state, hop_ms=hop_ms, now_s=now_s)
