@@ -26,13 +26,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 CORES, TOGETHER, ENGINES = 0, 1, 2  # rows of prices and capacities
-COARSER = (16, 4, 1)  # how many slots are one, level by level
-STEPS = 150  # of each level
+LEVELS = ((16, 100), (4, 100), (1, 100))  # how many slots are one, and the steps taken with them
 LOOKS_EVERY = 10
 TOLERANCE = 2e-3  # of the value: closer need prices not be
 SIZE_STEP = 1.2  # requests whose work differs by less are of like size
-WARM, COLD = 0.1, 0.003  # temperatures, in values
-RATE, RATE_FALLS_TO = 0.3, 0.01  # step, in typical prices; and its share at the end of a level
+WARM, COLD = 0.03, 0.002  # temperatures, in values
+RATE, RATE_FALLS_TO = 0.1, 0.01  # step, in typical prices; and its share at the end of a level
 MOMENTUM, SCALE_MEMORY = 0.9, 0.99
 
 
@@ -61,7 +60,7 @@ class Problem:
         )
 
     def bundled(self) -> Problem:
-        """Requests of equal window and like size as one, of their mean work."""
+        """Requests of equal window and like size, served by the same variants, as their mean."""
         size = np.log(np.maximum(self.work_ms.min(0), 1e-9)) / np.log(SIZE_STEP)
         able = (self.value >= 0).T @ (1 << np.arange(len(self.value)))
         keys = np.stack([self.first, self.last, np.floor(size).astype(np.int64), able])
@@ -74,7 +73,7 @@ class Problem:
 
         return replace(
             self,
-            value=self.value[:, member],
+            value=mean(self.value),
             work_ms=mean(self.work_ms),
             side_ms=mean(self.side_ms),
             count=count,
@@ -117,7 +116,8 @@ def _paid(prices: Floats) -> Floats:
 def dual(problem: Problem, prices: Floats, windows: Windows | None = None) -> float:
     """Of any prices of at least zero, g: no plan has a greater value."""
     windows = windows or Windows(problem)
-    least = windows.least(_paid(prices)[:, windows.slot])[:, windows.of_request]
+    least = windows.least(_paid(prices).take(windows.slot, axis=1))
+    least = least.take(windows.of_request, axis=1)
     gain = problem.value - problem.work_ms * least[:-1] - problem.side_ms * least[-1]
     return float(
         problem.count @ np.maximum(gain.max(0), 0.0) + (prices * problem.capacity_ms).sum()
@@ -126,10 +126,34 @@ def dual(problem: Problem, prices: Floats, windows: Windows | None = None) -> fl
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What requests would do at given prices: the load on each resource, and what of it can be had."""
+    """What requests would do at given prices."""
 
-    load_ms: Floats  # (2 + variants, slots)
-    value: float  # of what is left of the plan where no slot is overloaded
+    chosen: Floats  # (variants, requests): how many of each go where
+    share: Floats  # (variants + 1, entries): which part of the work is done in which slot
+    engines_ms: Floats  # (variants, slots)
+    side_ms: Floats  # (slots,)
+
+    @property
+    def load_ms(self) -> Floats:
+        """On each resource in each slot."""
+        together = self.engines_ms.sum(0)
+        return np.concatenate([[together + self.side_ms], [together], self.engines_ms])
+
+    def value(self, problem: Problem, windows: Windows) -> float:
+        """Of what remains when overloaded slots turn away what they cannot do."""
+        capacity_ms = problem.capacity_ms
+
+        def fits(load_ms: Floats, limit_ms: Floats) -> Floats:
+            fit: Floats = np.minimum(1.0, limit_ms / np.maximum(load_ms, 1e-12))
+            return fit
+
+        part = fits(self.engines_ms, capacity_ms[ENGINES:])
+        part *= fits((self.engines_ms * part).sum(0), capacity_ms[TOGETHER])
+        cores = fits((self.engines_ms * part).sum(0) + self.side_ms, capacity_ms[CORES])
+        kept = np.concatenate([part * cores, [cores]])
+        done = windows.total(self.share * kept.take(windows.slot, axis=1))
+        done = np.minimum(done[:-1], done[-1]).take(windows.of_request, axis=1)
+        return float((problem.value * self.chosen * done).sum())
 
 
 def _respond(
@@ -137,48 +161,28 @@ def _respond(
 ) -> _Plan:
     """Requests choose variants and slots, the cheaper the likelier."""
     slots = problem.capacity_ms.shape[1]
-    entries = _paid(prices)[:, windows.slot]
-    least = windows.least(entries)
-    share = np.exp((least[:, windows.owner] - entries) / price_heat)
+    share = _paid(prices).take(windows.slot, axis=1)
+    least = windows.least(share)
+    np.subtract(least.take(windows.owner, axis=1), share, out=share)
+    share /= price_heat
+    np.exp(share, out=share)
     total = windows.total(share)
-    share /= total[:, windows.owner]
-    soft = (least - price_heat * np.log(total))[:, windows.of_request]
+    share /= total.take(windows.owner, axis=1)
+    soft = (least - price_heat * np.log(total)).take(windows.of_request, axis=1)
     gain = (problem.value - problem.work_ms * soft[:-1] - problem.side_ms * soft[-1]) / heat
     top = np.maximum(gain.max(0), 0.0)
-    chosen = np.where(problem.value < 0, 0.0, np.exp(gain - top))
+    chosen = np.exp(gain - top)
+    chosen[problem.value < 0] = 0.0
     chosen *= problem.count / (chosen.sum(0) + np.exp(-top))
 
     def load_of(row: int, work_ms: Floats) -> Floats:
         window_ms = np.bincount(windows.of_request, work_ms, windows.count)
-        return np.bincount(windows.slot, share[row] * window_ms[windows.owner], slots).astype(
-            np.float64
-        )
+        load = np.bincount(windows.slot, share[row] * window_ms.take(windows.owner), slots)
+        return load.astype(np.float64)
 
-    engines = np.stack([load_of(v, chosen[v] * problem.work_ms[v]) for v in range(len(chosen))])
+    engines = [load_of(v, chosen[v] * problem.work_ms[v]) for v in range(len(chosen))]
     side = load_of(-1, (chosen * problem.side_ms).sum(0))
-    together = engines.sum(0)
-    load_ms = np.concatenate([[together + side], [together], engines])
-    kept = _kept(problem, windows, share, engines, side)
-    return _Plan(load_ms, float((problem.value * chosen * kept).sum()))
-
-
-def _kept(
-    problem: Problem, windows: Windows, share: Floats, engines: Floats, side: Floats
-) -> Floats:
-    """The part of each choice that remains when overloaded slots turn away what they cannot do."""
-    capacity_ms = problem.capacity_ms
-
-    def fits(load_ms: Floats, limit_ms: Floats) -> Floats:
-        fit: Floats = np.minimum(1.0, limit_ms / np.maximum(load_ms, 1e-12))
-        return fit
-
-    part = fits(engines, capacity_ms[ENGINES:])
-    part = part * fits((engines * part).sum(0), capacity_ms[TOGETHER])
-    cores = fits((engines * part).sum(0) + side, capacity_ms[CORES])
-    both = np.concatenate([part * cores, [cores]])
-    done = windows.total(share * both[:, windows.slot])
-    kept: Floats = np.minimum(done[:-1], done[-1])
-    return kept[:, windows.of_request]
+    return _Plan(chosen, share, np.stack(engines), side)
 
 
 def solve(problem: Problem) -> tuple[float, float]:
@@ -186,28 +190,28 @@ def solve(problem: Problem) -> tuple[float, float]:
     if not (problem.value > 0).any():
         return 0.0, 0.0
     free = np.zeros_like(problem.capacity_ms)
-    prices, reached, before = problem.coarser(COARSER[0]).capacity_ms * 0.0, 0.0, COARSER[0]
-    for factor in COARSER:
+    before = LEVELS[0][0]
+    prices, reached = np.zeros_like(problem.coarser(before).capacity_ms), 0.0
+    for factor, steps in LEVELS:
         level = problem.coarser(factor).bundled()
         slots = level.capacity_ms.shape[1]
         prices = np.repeat(prices, before // factor, axis=1)[:, :slots]
-        prices, reached = _descend(level, prices)
+        prices, reached = _descend(level, prices, steps)
         before = factor
     return min(dual(problem, free), dual(problem, prices)), reached
 
 
-def _descend(problem: Problem, start: Floats) -> tuple[Floats, float]:
+def _descend(problem: Problem, start: Floats, steps: int) -> tuple[Floats, float]:
     """The best prices found from a start, and the value of the best plan met on the way."""
     windows = Windows(problem)
     worth = problem.value / problem.work_ms
     typical = float(np.median(worth.max(0)[problem.value.max(0) > 0]))
     prices, kept, least, reached = start, start, dual(problem, start, windows), 0.0
     drift, scale = np.zeros_like(start), np.zeros_like(start)
-    for step in range(1, STEPS + 1):
-        progress = step / STEPS
+    for step in range(1, steps + 1):
+        progress = step / steps
         heat = WARM * (COLD / WARM) ** progress
         plan = _respond(problem, windows, prices, heat=heat, price_heat=heat * typical)
-        reached = max(reached, plan.value)
         slope = problem.capacity_ms - plan.load_ms
         drift = MOMENTUM * drift + (1 - MOMENTUM) * slope
         scale = SCALE_MEMORY * scale + (1 - SCALE_MEMORY) * slope * slope
@@ -215,6 +219,7 @@ def _descend(problem: Problem, start: Floats) -> tuple[Floats, float]:
         rate = RATE * typical * RATE_FALLS_TO**progress
         prices = np.maximum(prices - rate * drift / (1 - MOMENTUM**step) / even, 0.0)
         if step % LOOKS_EVERY == 0:
+            reached = max(reached, plan.value(problem, windows))
             found = dual(problem, prices, windows)
             if found < least:
                 least, kept = found, prices
