@@ -171,6 +171,8 @@ class RouterDeployment:
         while (await receive())["type"] == "lifespan.startup":
             self._running = asyncio.create_task(self._attend())
             await send({"type": "lifespan.startup.complete"})
+        if self._running is not None:
+            self._running.cancel()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _attend(self) -> None:
