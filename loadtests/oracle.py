@@ -7,8 +7,8 @@ It is a fluid relaxation: every simplification lets the clairvoyant have more, n
 - Its window is from when the router takes it up to the end of its budget. The router is one thread that
   takes `router_ms` for every request in order of arrival, before anyone can decide what to do with it;
   here it does nothing else, and has a core of its own.
-- It takes its share of the fullest batch there can be, without padding. Alone and at once it must make
-  it, in a batch that is faster than the profile by its spread; or else no batch would.
+- It takes its share of the fullest batch that it can be in, without padding. Alone and at once it must
+  make it, in a batch that is faster than the profile by its spread; or else no batch would.
 - Cores give at most their number; the engine of a variant at most one. Served requests also take
   their routing, and their share of the fullest call. While the router is busy, which it is at least as
   long as it would be with a core of its own, all engines together get at most what is left to them when
@@ -109,10 +109,10 @@ def _alone(facts: VariantFacts, tokens: Floats) -> Floats:
 
 
 def _least_work(facts: VariantFacts, tokens: Floats) -> Floats:
-    """A text's share of the fullest batch; one longer than a batch is one by itself."""
+    """A text's equal share of the fullest batch: no more texts fit beside it than of its own length."""
     profile = facts.profile
-    share: Floats = np.minimum(tokens / profile.batch_tokens, 1.0)
-    return profile.base_ms * share + profile.per_token_ms * tokens
+    texts: Floats = np.maximum(np.floor(profile.batch_tokens / tokens), 1.0)
+    return profile.base_ms / texts + profile.per_token_ms * tokens
 
 
 def _beside(machine: Machine, facts: VariantFacts, tokens: Floats) -> Floats:
