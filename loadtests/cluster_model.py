@@ -11,6 +11,7 @@ from loadtests.sim_replica import Attempt, Replica
 from loadtests.sim_router import Router
 from loadtests.sim_types import Machine, Policy, SimRequest
 from loadtests.simulation import Simulation
+from serve_app.policy.batching import short_batches
 
 MakePolicy = Callable[[Machine, random.Random], Policy]
 MOST_BACKOFF_S = 8.0
@@ -90,7 +91,7 @@ class Cluster:
                     name=f"{facts.variant}-{number}",
                     simulation=self.simulation,
                     machine=machine,
-                    profile=facts.profile,
+                    profile=short_batches(facts.profile),
                     promised=replace(
                         facts.profile,
                         base_ms=facts.profile.base_ms / setup.profile_error,

@@ -30,7 +30,6 @@ import numpy as np
 from loadtests.fluid import CORES, ENGINES, TOGETHER, Floats, Problem, solve
 from loadtests.sim_results import worths
 from loadtests.sim_types import Machine, SimRequest
-from serve_app.dispatch import BATCHES_PER_CALL
 from serve_app.policy.brain import VariantFacts
 
 SLOT_MS = 50.0
@@ -117,7 +116,7 @@ def _least_work(facts: VariantFacts, tokens: Floats) -> Floats:
 
 def _beside(machine: Machine, facts: VariantFacts, tokens: Floats) -> Floats:
     """Work of the cores for a served request outside the engine, with its share of the fullest call."""
-    call_tokens = BATCHES_PER_CALL * facts.profile.batch_tokens
+    call_tokens = facts.profile.batch_tokens
     call_ms = machine.call_ms + machine.replica_call_ms
     return machine.router_ms + call_ms * np.minimum(tokens / call_tokens, 1.0)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from loadtests.sim_types import Machine, SimRequest, View
+from serve_app.policy.batching import short_batches
 from serve_app.policy.brain import Brain, Options, VariantFacts
 from serve_app.policy.hint import Hint, Quality
 from serve_app.policy.load import ReplicaState
@@ -57,7 +58,7 @@ class BrainPolicy:
             sees_joiners=switches.sees_joiners,
             sheds=switches.sheds,
         )
-        self.brain = Brain(facts, options=options, rng=rng)
+        self.brain = Brain(facts, options=options, draw=rng.random)
         for v in facts:
             self.brain.set_ready(v.variant)
         self.retry_after_s: float | None = None
@@ -69,10 +70,11 @@ class BrainPolicy:
         """A variant's first replica is up, or is not yet."""
         self.brain.set_ready(variant, ready=ready)
 
-    def decide(self, request: SimRequest, _view: View, *, now_s: float) -> str | None:
+    def decide(self, request: SimRequest, view: View, *, now_s: float) -> str | None:
         hint = self._hints.get(request.budget_ms)
         if hint is None:
             hint = self._hints[request.budget_ms] = Hint(budget_ms=request.budget_ms)
+        self.brain.lag_ms = view.lag_ms
         decision = self.brain.decide(
             hint,
             tokens=request.tokens,
@@ -102,8 +104,9 @@ class BrainPolicy:
     def late(self, request: SimRequest, variant: str, *, now_s: float) -> None:
         decision, held, decided_s = self._open.pop(request.number)
         held.__exit__(None, None, None)
-        self.brain.late(decision, now_s=now_s)
-        self._judge(decision, variant, (now_s - decided_s) * 1000, ended=False)
+        elapsed_ms = (now_s - decided_s) * 1000
+        self.brain.late(decision, elapsed_ms=elapsed_ms, now_s=now_s)
+        self._judge(decision, variant, elapsed_ms, ended=False)
 
     def call_left(self, variant: str, tokens: int, *, now_s: float) -> _Left:
         """See `sim_router.Watcher`."""
@@ -133,7 +136,7 @@ class BrainPolicy:
 def _mistold(facts: VariantFacts, error: float) -> VariantFacts:
     """A variant whose profile says that it is so many times faster than it is."""
     profile = replace(
-        facts.profile,
+        short_batches(facts.profile),
         base_ms=facts.profile.base_ms / error,
         per_token_ms=facts.profile.per_token_ms / error,
     )

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from loadtests.sim_replica import Attempt, Call, Replica
-from serve_app.dispatch import BATCHES_PER_CALL, CALLS_PER_REPLICA
+from serve_app.dispatch import CALLS_PER_REPLICA, LOOKED_AT
+from serve_app.manifest import Profile
+from serve_app.policy.batching import next_batch
 
 if TYPE_CHECKING:
     from loadtests.sim_router import Router
@@ -24,13 +26,13 @@ class Lane:
         self,
         router: Router,
         variant: str,
-        batch_tokens: int,
+        profile: Profile,
         replicas: Sequence[Replica],
         rng: random.Random,
     ) -> None:
         self._router = router
         self._variant = variant
-        self._call_tokens = BATCHES_PER_CALL * batch_tokens
+        self._call_tokens = profile.batch_tokens
         self._replicas = replicas
         self._rng = rng
         self._queue: deque[Attempt] = deque()
@@ -66,14 +68,16 @@ class Lane:
         return max(1, sum([replica.ready_s <= now_s for replica in self._replicas]))
 
     def _take(self) -> list[Attempt]:
-        """The oldest texts that fit one call, without those nobody waits for."""
-        queue, room = self._queue, self._call_tokens
-        parts: list[Attempt] = []
-        while queue and (not parts or queue[0].request.tokens <= room):
-            attempt = queue.popleft()
-            if not attempt.ended:
-                parts.append(attempt)
-                room -= attempt.request.tokens
+        """A batch around the oldest text, without those that nobody waits for."""
+        wanted = [attempt for attempt in self._queue if not attempt.ended]
+        if len(wanted) < 2:  # noqa: PLR2004
+            self._queue.clear()
+            return wanted
+        near = wanted[:LOOKED_AT]
+        taken = next_batch([attempt.request.tokens for attempt in near], self._call_tokens)
+        parts = [near[i] for i in taken]
+        left = set(taken)
+        self._queue = deque(attempt for i, attempt in enumerate(wanted) if i not in left)
         return parts
 
     def _send(self, parts: list[Attempt]) -> None:

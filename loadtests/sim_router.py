@@ -15,6 +15,7 @@ from loadtests.sim_lane import Lane
 from loadtests.sim_replica import Attempt, Replica
 from loadtests.sim_types import Machine, Policy
 from loadtests.simulation import Simulation
+from serve_app.policy.batching import short_batches
 from serve_app.policy.load import ReplicaState
 
 T = TypeVar("T")
@@ -78,12 +79,13 @@ class Router:
         self._clients = clients
         self._lanes = {
             facts.variant: Lane(
-                self, facts.variant, facts.profile.batch_tokens, replicas[facts.variant], rng
+                self, facts.variant, short_batches(facts.profile), replicas[facts.variant], rng
             )
             for facts in machine.variants
         }
-        self._jobs: deque[tuple[float, Callable[[object], None], object]] = deque()
+        self._jobs: deque[tuple[float, float, Callable[[object], None], object]] = deque()
         self._busy = False
+        self.lag_ms = 0.0  # how long the last job that was begun had waited
 
     def inflight_tokens(self, variant: str) -> int:
         """For policies: see `View`."""
@@ -100,18 +102,20 @@ class Router:
     def work(self, work_ms: float, do: Callable[[T], None], what: T) -> None:
         """Queue a job of the router's one thread."""
         if self._busy:
-            self._jobs.append((work_ms, do, what))  # type: ignore[arg-type]
+            self._jobs.append((self.simulation.now_s, work_ms, do, what))  # type: ignore[arg-type]
         else:
             self._busy = True
-            self.simulation.compute(work_ms / 1000, self._worked, (do, what))
+            self.simulation.compute_first(work_ms / 1000, self._worked, (do, what))
 
     def _worked(self, job: tuple[Callable[[T], None], T]) -> None:
         do, what = job
         do(what)
         if self._jobs:
-            work_ms, *following = self._jobs.popleft()
-            self.simulation.compute(work_ms / 1000, self._worked, tuple(following))  # type: ignore[arg-type]
+            since_s, work_ms, *following = self._jobs.popleft()
+            self.lag_ms = (self.simulation.now_s - since_s) * 1000
+            self.simulation.compute_first(work_ms / 1000, self._worked, tuple(following))  # type: ignore[arg-type]
         else:
+            self.lag_ms = 0.0
             self._busy = False
 
     def _decide(self, attempt: Attempt) -> None:

@@ -44,6 +44,8 @@ class Machine:
 class View(Protocol):
     """What a router knows of its own work, without any reply: what a policy may read."""
 
+    lag_ms: float  # how long jobs of its thread wait now
+
     def inflight_tokens(self, variant: str) -> int:
         """Tokens of this router's requests that were admitted to a variant and have not ended."""
         ...

@@ -2,7 +2,8 @@
 
 A handle call costs about 2 CPU-ms whatever it carries, so while a variant's replicas are busy its
 texts wait here, and the next call takes what gathered. Two calls a replica are kept in flight: one in
-the engine, one at its door.
+the engine, one at its door. A call is one batch, of texts of like length around the oldest: a reply
+comes with the last of its texts, so a short text must not travel with long ones.
 
 Work that nobody waits for is not sent, and a call that carries nothing else is cancelled.
 
@@ -16,6 +17,7 @@ import asyncio
 import math
 import time
 from collections import deque
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -24,12 +26,12 @@ from serve_app.engines.base import TokenIds
 from serve_app.errors import DeadlineExceeded, NotAdmitted, ReplicaDied
 from serve_app.manifest import Manifest
 from serve_app.parts import LATE, Embedded, Flight, Part, fail_all, hand_out
-from serve_app.policy.batching import take_tokens
+from serve_app.policy.batching import next_batch, take_tokens
 from serve_app.policy.brain import Brain
 from serve_app.replica import Call, Reply
 
 CALLS_PER_REPLICA = 2
-BATCHES_PER_CALL = 2
+LOOKED_AT = 256  # parts, oldest first, among which a call looks for its like
 PARTS_QUEUED_AT_MOST = 10_000  # then new requests are turned away
 
 
@@ -61,7 +63,7 @@ class Lane:
     @property
     def _call_tokens(self) -> int:
         """As many as the replicas' batches want, which is theirs to measure."""
-        return BATCHES_PER_CALL * self.load.profile.batch_tokens
+        return self.load.profile.batch_tokens
 
     async def reach(self, texts: list[TokenIds]) -> None:
         """Wait until a replica answers. What that took tells nothing of later calls."""
@@ -95,13 +97,16 @@ class Lane:
             for part in parts:
                 part.leave()
         last = max(done, key=lambda part: part.queue_ms + part.inference_ms)
-        return Embedded(
-            np.concatenate([part.vectors for part in done]), last.queue_ms, last.inference_ms
-        )
+        vectors = np.concatenate([part.vectors for part in done])
+        in_order = np.empty_like(vectors)
+        in_order[_by_length(texts)] = vectors
+        return Embedded(in_order, last.queue_ms, last.inference_ms)
 
     def _split(self, texts: list[TokenIds], *, deadline_s: float) -> list[Part]:
-        """Cut a request into parts of at most one call each."""
+        """Cut a request into parts of at most one call each, texts of like length together."""
         loop, now_s = asyncio.get_running_loop(), time.monotonic()
+        if sum(map(len, texts)) > self._call_tokens:
+            texts = [texts[i] for i in _by_length(texts)]
         lengths = list(map(len, texts))
         parts, start, call_tokens = [], 0, self._call_tokens
         while start < len(texts):
@@ -128,15 +133,19 @@ class Lane:
                 free -= 1
 
     def _take(self, now_s: float) -> list[Part]:
-        """The oldest parts that fit one call, without those nobody waits for."""
-        parts: list[Part] = []
-        room = self._call_tokens
-        while self._queue and (not parts or self._queue[0].tokens <= room):
-            part = self._queue.popleft()
-            if part.claim(now_s):
-                parts.append(part)
-                room -= part.tokens
-        return parts
+        """One call: the oldest part, and single texts of its length; none that nobody waits for."""
+        while self._queue and not self._queue[0].claim(now_s):
+            self._queue.popleft()
+        if not self._queue:
+            return []
+        if len(self._queue) == 1 or len(self._queue[0].texts) > 1:
+            return [self._queue.popleft()]
+        near = [part for part in islice(self._queue, LOOKED_AT) if len(part.texts) == 1]
+        taken = next_batch([part.tokens for part in near], self._call_tokens)
+        parts = [near[i] for i in taken]
+        chosen = set(map(id, parts))
+        self._queue = deque(part for part in self._queue if id(part) not in chosen)
+        return [part for part in parts if part.claim(now_s)]
 
     def _launch(self, parts: list[Part]) -> None:
         task = asyncio.create_task(self._send(parts))
@@ -182,6 +191,11 @@ class Lane:
         hop_ms = (now_s - sent_s) * 1000 - reply.queue_ms - reply.inference_ms
         self._brain.saw(self._variant, reply.state, busy=busy, hop_ms=hop_ms, now_s=now_s)
         hand_out(parts, rows, reply, sent_s=sent_s)
+
+
+def _by_length(texts: list[TokenIds]) -> list[int]:
+    """Positions, shortest text first."""
+    return sorted(range(len(texts)), key=lambda i: len(texts[i]))
 
 
 def _loop_time(deadline_s: float | None) -> float | None:

@@ -25,6 +25,8 @@ FAST = {
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    # Ray starts workers at 15 of 19: no room for engines to give way to routers.
+    "RAY_worker_niceness": "0",
     # The throughput settings hold 1000 lines back, and all of them when a replica ends. We log no
     # line a request: what we do log is meant to be read.
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",

@@ -22,8 +22,10 @@ from serve_app.errors import (
     UnknownVariant,
     shown,
 )
+from serve_app.lag import Lag
 from serve_app.metrics import Outcome, Tally
 from serve_app.parts import Embedded
+from serve_app.policy.batching import short_batches
 from serve_app.policy.brain import Brain, Options, VariantFacts
 from serve_app.policy.hint import Hint, Quality
 from serve_app.policy.routing import Decision
@@ -46,7 +48,11 @@ class Fleet:
         self._fidelities = {name: r.manifest.fidelity.p1 for name, r in self.rungs.items()}
         self.brain = Brain(
             [
-                VariantFacts(variant=name, fidelity=fidelity, profile=rung.manifest.profile)
+                VariantFacts(
+                    variant=name,
+                    fidelity=fidelity,
+                    profile=short_batches(rung.manifest.profile),
+                )
                 for (name, rung), fidelity in zip(
                     self.rungs.items(), self._fidelities.values(), strict=True
                 )
@@ -57,17 +63,19 @@ class Fleet:
                 max_wait_ms=settings.max_wait_ms,
                 reserve_ms=settings.reserve_ms,
             ),
-            rng=random.Random(),  # noqa: S311  # spreads retries, keeps no secret
+            draw=random.random,
         )
         self.lanes = {
             name: Lane(rung.manifest, transports[name], brain=self.brain)
             for name, rung in self.rungs.items()
         }
         self.tally = Tally(self.rungs)
+        self._lag = Lag()
         self._resting: set[str] = set()
 
     async def warm_up(self, texts: list[TokenIds]) -> None:
         """Wait for every variant's first replica, and measure what a call to it costs on top."""
+        self._lag.start()
         await asyncio.gather(*(self.warm_up_variant(name, texts) for name in self.lanes))
 
     async def warm_up_variant(self, name: str, texts: list[TokenIds]) -> None:
@@ -124,8 +132,9 @@ class Fleet:
             )
 
     def look(self) -> float:
-        """The time, once the brownout has noticed how much of it has passed."""
+        """The time, once the brain has noticed how much of it has passed."""
         now_s = time.monotonic()
+        self.brain.lag_ms = self._lag.now_ms()
         self.brain.brownout.look(now_s=now_s)
         return now_s
 
@@ -192,7 +201,9 @@ class Fleet:
                 outcome = Outcome.of(error)
                 self.tally.ended(name, outcome)
                 if outcome in (Outcome.LATE, Outcome.DISCONNECTED):
-                    brain.late(decision, now_s=time.monotonic())
+                    now_s = time.monotonic()
+                    elapsed_ms = (now_s - started_s) * 1000
+                    brain.late(decision, elapsed_ms=elapsed_ms, now_s=now_s)
                 raise
         now_s = time.monotonic()
         self.tally.answered(name, now_s - started_s)

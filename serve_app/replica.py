@@ -5,7 +5,7 @@ waits for a batch to fill, and no text waits behind one that arrived later for l
 Texts whose caller has gone, or whose deadline has passed, never reach the engine.
 
 The queue is bounded by those who send: a router has two calls for each replica that it knows on their
-way (`dispatch.py`), Serve lets 64 in at a time (`app.py`), and a call holds two batches or one text.
+way (`dispatch.py`), Serve lets 64 in at a time (`app.py`), and a call holds one batch or one text.
 Ray is not known here: `app.py` wraps this class into a deployment.
 """
 
@@ -22,6 +22,7 @@ import numpy as np
 from serve_app.engines.base import Engine, TokenIds, Vectors
 from serve_app.errors import ArtifactError
 from serve_app.manifest import Manifest, Profile
+from serve_app.policy.batching import short_batches
 from serve_app.policy.load import ReplicaState
 from serve_app.waiting import Text, Waiting, WaitingCall
 
@@ -98,8 +99,8 @@ class Replica:
         self._engine = engine
         self._name = name
         self._dims = manifest.checkpoint.dims
-        self._measured = measured
-        self._profile = measured or manifest.profile
+        self._measured = short_batches(measured) if measured else None
+        self._profile = self._measured or short_batches(manifest.profile)
         self._pace = 1.0
         self._queue = Waiting()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")

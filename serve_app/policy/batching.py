@@ -7,6 +7,12 @@ is always in the next batch, so none starves; nothing waits for a batch to fill.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+from serve_app.manifest import Profile
+
+MOST_BATCH_MS = 25.0  # beyond, those who wait for the next batch lose more than this one gains
+FEWEST_TOKENS = 16
 
 
 def next_batch(lengths: Sequence[int], batch_tokens: int) -> list[int]:
@@ -41,3 +47,15 @@ def take_tokens(lengths: Sequence[int], call_tokens: int) -> int:
         if total > call_tokens:
             return max(1, count)
     return len(lengths)
+
+
+def short_batches(profile: Profile) -> Profile:
+    """The profile with batches that take `MOST_BATCH_MS` at most, where those it wants take longer.
+
+    Larger batches gain a few per cent of throughput on a CPU, and whoever comes meanwhile waits for
+    their end: in the simulator half as many requests missed their budgets with 25 ms as without.
+    """
+    within = int((MOST_BATCH_MS - profile.base_ms) / profile.per_token_ms)
+    if within >= profile.batch_tokens:
+        return profile
+    return replace(profile, batch_tokens=max(within, FEWEST_TOKENS))

@@ -11,8 +11,7 @@ The router and the simulator drive the same object; each brings its own clock an
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import exp, log
@@ -25,9 +24,11 @@ from serve_app.policy.demand import Demand
 from serve_app.policy.fairness import Shares
 from serve_app.policy.forecast import LOAD_BINS, SIZE_BINS, Forecast, batches_ms, median
 from serve_app.policy.hint import Hint, Quality
+from serve_app.policy.price import Price
 from serve_app.policy.load import ReplicaState, VariantLoad
 from serve_app.policy.routing import Candidate, Decision, Terms, decide
 
+LEGS = 2  # a call waits for the router's thread when it leaves, and its reply once more
 RETRY_JITTER = 0.5  # Retry-After grows by up to half: clients refused together shall not return so
 OVER_SHARE_MAY_FILL = 0.5  # of a budget, while something must be shed
 
@@ -57,7 +58,7 @@ class Options:
 class _Variant:
     """One variant's facts, load and correction together."""
 
-    __slots__ = ("cold", "correction", "fidelity", "load", "name", "spread")
+    __slots__ = ("cold", "correction", "fidelity", "load", "name", "price", "spread")
 
     def __init__(self, facts: VariantFacts) -> None:
         self.name = facts.variant
@@ -65,18 +66,32 @@ class _Variant:
         self.spread = facts.profile.spread
         self.load = VariantLoad(facts.profile)
         self.correction = Correction(spread=facts.profile.spread, bins=LOAD_BINS * SIZE_BINS)
+        self.price = Price()
         self.cold = True
 
 
 class Brain:
-    """One router's view of all variants. Times are seconds on the caller's clock."""
+    """One router's view of all variants. Times are seconds on the caller's clock.
+
+    `lag_ms` is for the router to set: how long what it has to do waits for its only thread now.
+    """
 
     def __init__(
-        self, variants: Sequence[VariantFacts], *, options: Options, rng: random.Random
+        self, variants: Sequence[VariantFacts], *, options: Options, draw: Callable[[], float]
     ) -> None:
+        """Nothing is known yet but the profiles.
+
+        Args:
+            variants: one at least.
+            options: what holds for all requests.
+            draw: uniform random numbers from 0 to 1.
+        """
         self._options = options
-        self._terms_always = Terms(options.max_wait_ms, reserve_ms=options.reserve_ms)
-        self._rng = rng
+        self._terms_always = Terms(
+            options.max_wait_ms, reserve_ms=options.reserve_ms, sheds=options.sheds
+        )
+        self._draw = draw
+        self.lag_ms = 0.0
         self._variants = {facts.variant: _Variant(facts) for facts in variants}
         self._contention = Contention(cores=options.cores)
         self._shares = Shares()
@@ -108,10 +123,12 @@ class Brain:
             now_s: when.
         """
         self._shares.asked(client, tokens, now_s=now_s)
-        decision = self.judge(hint, tokens=tokens, elapsed_ms=elapsed_ms, client=client, now_s=now_s)
+        decision = self.judge(
+            hint, tokens=tokens, elapsed_ms=elapsed_ms, client=client, now_s=now_s
+        )
         if decision.chosen is None and decision.retry_after_s is not None:
             self.brownout.tell(missed=True, now_s=now_s)
-            jitter = 1 + RETRY_JITTER * self._rng.random()
+            jitter = 1 + RETRY_JITTER * self._draw()
             return replace(decision, retry_after_s=decision.retry_after_s * jitter)
         return decision
 
@@ -124,7 +141,7 @@ class Brain:
         if asked is not hint and self.brownout.level:
             asked = replace(asked, quality=Quality(floor=self.brownout.floor))
             terms = terms._replace(
-                cheapest=True, note=f"; brownout level {self.brownout.level}: {terms.note}"
+                cheapest=True, note=f"{terms.note}; brownout level {self.brownout.level}"
             )
         return decide(
             asked, self.candidates(tokens, now_s=now_s), elapsed_ms=elapsed_ms, terms=terms
@@ -143,16 +160,18 @@ class Brain:
         busy = self._busy(now_s)
         joining, adding = self._contention.at(busy), self._contention.at(busy + 1)
         corrects, joiners = self._options.corrects, self._options.sees_joiners
+        lag_ms = LEGS * self.lag_ms
         found = []
         for v in self._variants.values():
             load = v.load
             queue = load.queue(now_s)
             pace, hop_ms = adding if queue is None else joining
             wait_ms, service_ms, number = median(load.profile, queue, tokens, pace, joiners)
-            service_ms += hop_ms
+            service_ms += hop_ms + lag_ms
             spread = exp(v.correction.theta(number, now_s)) if corrects else v.spread
             forecast = Forecast(wait_ms, service_ms, (wait_ms + service_ms) * spread, number)
-            found.append(Candidate(v.name, v.fidelity, load.cost_ms, forecast, v.cold))
+            price = tokens * v.price.look(wait_ms, now_s)
+            found.append(Candidate(v.name, v.fidelity, load.cost_ms, forecast, v.cold, price))
         return found
 
     def _busy(self, now_s: float) -> int:
@@ -220,10 +239,11 @@ class Brain:
         variant.correction.learn(found.bin, log_ratio=log(ratio), now_s=now_s)
         self.brownout.tell(missed=not within_budget, now_s=now_s)
 
-    def late(self, decision: Decision, *, now_s: float) -> None:
-        """The request timed out or was cancelled: late, by nobody knows how much."""
+    def late(self, decision: Decision, *, elapsed_ms: float, now_s: float) -> None:
+        """The request timed out or was cancelled `elapsed_ms` after the decision."""
         chosen = decision.chosen
         assert chosen is not None  # noqa: S101
+        ratio = max(elapsed_ms, 0.001) / max(chosen.forecast.p50_ms, 0.001)
         correction = self._variants[chosen.variant].correction
-        correction.learn(chosen.forecast.bin, log_ratio=None, now_s=now_s)
+        correction.learn(chosen.forecast.bin, log_ratio=log(ratio), now_s=now_s, is_over=False)
         self.brownout.tell(missed=True, now_s=now_s)

@@ -11,6 +11,7 @@ from __future__ import annotations
 WEIGHT = 0.05  # of the newest observation
 FIRST_WEIGHTS = 1.0  # until there are 1 / WEIGHT of them: a plain mean
 MOST_BUSY = 32
+OUTLIER = 3.0  # a hop this many times the usual one is a stall of the router, see `Brain.lag_ms`
 LEAST_PACE, MOST_PACE = 0.25, 16.0
 
 
@@ -47,5 +48,8 @@ class Contention:
         self._pace[number] += weight * (min(max(pace, LEAST_PACE), MOST_PACE) - self._pace[number])
         self._hops_seen[number] += 1
         known = self._hop_ms[number]
-        weight = max(WEIGHT, FIRST_WEIGHTS / self._hops_seen[number])
-        self._hop_ms[number] = hop_ms if known is None else known + weight * (hop_ms - known)
+        if known is None:
+            self._hop_ms[number] = hop_ms
+        else:
+            weight = max(WEIGHT, FIRST_WEIGHTS / self._hops_seen[number])
+            self._hop_ms[number] = known + weight * (min(hop_ms, OUTLIER * known + 1) - known)

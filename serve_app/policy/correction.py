@@ -5,6 +5,11 @@ approximation (Robbins and Monro 1951; as adaptive conformal inference, Gibbs an
 
     theta += STEP * (1[y > theta] - 0.05)
 
+A request that timed out or was cancelled after a time u was late by nobody knows how much. Of those
+that last longer than u, a share of 0.05 / P(y > u) lasts longer than theta (Kaplan and Meier 1958,
+"redistribute to the right"), and P is interpolated between the median and p95: so it counts as late in
+full from p95 on, by a tenth at the median, and a client that hangs up at once says nothing.
+
 Each bin (load × size) keeps its own deviation from the variant's theta, weighted by how much it has
 seen: a sparse bin is the variant's. A bin that is not heard of relaxes to its prior, the spread of the
 profile: otherwise a variant that was slow once would never be asked, and never heard of, again.
@@ -15,11 +20,11 @@ from __future__ import annotations
 import math
 
 MISSES = 0.05
-STEP = 0.15  # one miss raises p95 by a seventh; a hit lowers it by 0.7 %
+STEP = 0.08  # one miss raises p95 by 8 %; a hit lowers it by 0.4 %
 STALE_S = 2.0  # a bin not heard of for so long begins to relax
 RELAXES_S = 10.0  # to 1/e of its distance from the prior
 SPARSE = 20  # observations at which a bin counts as much as its variant
-MOST = math.log(8.0)
+MOST = math.log(3.0)  # beyond, a variant would not be asked for seconds after a burst
 LEAST = math.log(0.8)
 LEAST_SPREAD = 1.1
 
@@ -51,20 +56,18 @@ class Correction:
         theta = shared + self._weight[number] * self._deviation[number] * fade
         return MOST if theta > MOST else LEAST if theta < LEAST else theta
 
-    def learn(self, number: int, *, log_ratio: float | None, now_s: float) -> None:
+    def learn(self, number: int, *, log_ratio: float, now_s: float, is_over: bool = True) -> None:
         """Take one outcome.
 
         Args:
             number: the forecast's bin.
-            log_ratio: log(actual / forecast median); None for a request that was cancelled or timed
-                out: it was late, nobody knows by how much.
+            log_ratio: log(actual / forecast median), or of the time that had passed when a request
+                was given up.
             now_s: when it ended.
+            is_over: whether it was answered, rather than given up.
         """
         theta = self.theta(number, now_s)
-        late = log_ratio is None or log_ratio > theta
-        step = STEP * (late - MISSES)
-        if late and log_ratio is not None:
-            step = min(step, log_ratio - theta)
+        step = STEP * (_late(log_ratio, theta, is_over=is_over) - MISSES)
         faded = (self._shared - self._prior) * _fade(now_s - self._shared_s)
         self._shared = _within(self._prior + faded + step)
         self._shared_s = now_s
@@ -73,6 +76,17 @@ class Correction:
         self._told_s[number] = now_s
         seen = self._seen[number] = self._seen[number] + 1
         self._weight[number] = seen / (seen + SPARSE)
+
+
+def _late(log_ratio: float, theta: float, *, is_over: bool) -> float:
+    """The share of an outcome that counts as over p95."""
+    if log_ratio > theta:
+        return 1.0
+    if is_over:
+        return 0.0
+    if log_ratio <= 0:
+        return MISSES  # as many as expected: nothing is learned
+    return 2 * MISSES * math.pow(1 / (2 * MISSES), log_ratio / theta)
 
 
 def _within(theta: float) -> float:

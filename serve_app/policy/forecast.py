@@ -40,7 +40,9 @@ class Forecast(NamedTuple):
 
 def batches_ms(profile: Profile, tokens: float) -> float:
     """Time of `tokens` padded tokens in full batches and one rest."""
-    return math.ceil(tokens / profile.batch_tokens) * profile.base_ms + tokens * profile.per_token_ms
+    return (
+        math.ceil(tokens / profile.batch_tokens) * profile.base_ms + tokens * profile.per_token_ms
+    )
 
 
 def median(
@@ -62,7 +64,11 @@ def median(
     Returns:
         Milliseconds of wait; milliseconds of service; the bin in which the forecast is learned.
     """
-    base_ms, per_token_ms, batch_tokens = profile.base_ms, profile.per_token_ms, profile.batch_tokens
+    base_ms, per_token_ms, batch_tokens = (
+        profile.base_ms,
+        profile.per_token_ms,
+        profile.batch_tokens,
+    )
     size_bin = bisect_left(SIZE_BIN_EDGES, tokens)
     service_ms = pace * (-(-tokens // batch_tokens) * base_ms + tokens * per_token_ms)
     if queue is None:

@@ -39,7 +39,9 @@ class VariantLoad:
         Args:
             promised: the manifest's profile, which holds for replicas that measured none of their own.
         """
-        self.profile = promised  # to forecast with: the slowest replica's, as a request may meet any
+        self.profile = (
+            promised  # to forecast with: the slowest replica's, as a request may meet any
+        )
         self.cost_ms = promised.cost_ms
         self.inflight_tokens = 0
         self.calls = 0  # on their way to replicas, or there

@@ -9,6 +9,8 @@
 | variant | that one | that one |
 
 Among equals the more loaded one that still fits is taken: the idle one is kept for a tighter budget.
+While queues stand, they have a price (`price.py`), and a request with a budget goes where it is worth most
+beyond its price; one that is worth less than its price everywhere is refused.
 A decision is made for every request, its explanation read by few: `Decision.rejected` is worked out
 when asked for.
 """
@@ -23,6 +25,11 @@ from serve_app.policy.forecast import Forecast
 from serve_app.policy.hint import Hint
 
 FIDELITY_TIE = 0.001
+DEAREST_AT_RISK = 1.0  # worths of an answer: what may come too late is worth no more
+SHED_RETRY_S = 0.2  # prices fall that fast
+BUDGET_REASON = "highest fidelity whose p95 forecast fits the budget"
+PRICED_REASON = "fits the budget, and of the busy queues this is the one it is worth most in"
+BEST_REASON = "highest fidelity deployed"
 
 
 class Candidate(NamedTuple):
@@ -33,6 +40,7 @@ class Candidate(NamedTuple):
     cost: float  # milliseconds per token in a full batch
     forecast: Forecast
     cold: bool = False  # no replica is up: it cannot be chosen, only wished for
+    price: float = 0.0  # of all the request's tokens in this queue, in worths of an answer
 
 
 class Rejected(NamedTuple):
@@ -76,6 +84,7 @@ class Terms(NamedTuple):
     strict: bool = False  # p95 must fit: nothing is let in at risk
     tightened: float = 1.0  # the share of the time left that a request may fill
     cheapest: bool = False  # of those in time, the cheapest rather than the best
+    sheds: bool = False  # whether a request that costs more than it is worth is refused
     note: str = ""  # why any of these hold, added to the reason
 
 
@@ -143,13 +152,13 @@ def decide(
         return _out_of_reach(grounds)
     in_time = limit.met_by(allowed)
     if in_time:
-        chosen, reason, at_risk = *_pick(hint, in_time, cheapest=terms.cheapest), False
+        chosen, reason = _pick(grounds, in_time, terms)
+        at_risk = False
     else:
-        hopeful = [c for c in allowed if limit.median(c) <= limit.left_ms]
-        if terms.strict or not hopeful:
-            return _refuse(grounds, allowed, terms)
-        chosen, at_risk = min(hopeful, key=limit.p95), True
-        reason = f"at risk: median forecast {chosen.forecast.p50_ms:.1f} ms fits, p95 does not"
+        chosen, reason = _hope(grounds, allowed, terms)
+        at_risk = True
+    if chosen is None:
+        return _refuse(grounds, allowed, terms)
     return Decision(
         chosen=chosen,
         reason=reason + terms.note,
@@ -168,19 +177,51 @@ def fidelity_floor(hint: Hint, candidates: Sequence[Candidate]) -> float:
     return hint.quality.floor
 
 
-def _pick(hint: Hint, in_time: Sequence[Candidate], *, cheapest: bool) -> tuple[Candidate, str]:
-    """Score and pick among those that fit."""
+def _pick(
+    grounds: Grounds, in_time: Sequence[Candidate], terms: Terms
+) -> tuple[Candidate | None, str]:
+    """Score and pick among those that fit; none where all are too dear."""
+    hint = grounds.hint
     if hint.variant is not None:
         return in_time[0], "pinned by the request"
-    if hint.budget_ms is None or (hint.quality and hint.quality.best) or cheapest:
+    best = hint.quality is not None and hint.quality.best
+    if hint.budget_ms is None or best or terms.cheapest:
         chosen = min(in_time, key=_cheaper_then_more_loaded)
-        if hint.quality and hint.quality.best:
-            return chosen, "highest fidelity deployed"
-        return chosen, "cheapest at or above the fidelity floor"
+        return chosen, BEST_REASON if best else "cheapest at or above the fidelity floor"
+    if max([c.price for c in in_time]):
+        return _worth_most(grounds, in_time, sheds=terms.sheds), PRICED_REASON
     top = max([c.fidelity for c in in_time])
     near_top = [c for c in in_time if c.fidelity >= top - FIDELITY_TIE]
     chosen = near_top[0] if len(near_top) == 1 else min(near_top, key=_cheaper_then_more_loaded)
-    return chosen, "highest fidelity whose p95 forecast fits the budget"
+    return chosen, BUDGET_REASON
+
+
+def _worth_most(grounds: Grounds, able: Sequence[Candidate], *, sheds: bool) -> Candidate | None:
+    """The one with the most worth beyond its price; None where a request shall give way."""
+    top = max([c.fidelity for c in able])
+    deployed = [c.fidelity for c in grounds.candidates]
+    least, span = min(deployed), max(deployed) - min(deployed) or 1.0
+
+    def net(c: Candidate) -> tuple[float, float, float]:
+        fidelity = top if c.fidelity >= top - FIDELITY_TIE else c.fidelity
+        return 1 + (fidelity - least) / span - c.price, -c.cost, c.forecast.wait_ms
+
+    chosen = max(able, key=net)
+    return None if sheds and net(chosen)[0] < 0 else chosen
+
+
+def _hope(
+    grounds: Grounds, allowed: Sequence[Candidate], terms: Terms
+) -> tuple[Candidate | None, str]:
+    """No p95 fits: the one whose median does, if the request may be let in at that risk."""
+    limit = grounds.limit
+    hopeful = [c for c in allowed if limit.median(c) <= limit.left_ms]
+    if terms.strict or not hopeful:
+        return None, ""
+    chosen = min(hopeful, key=limit.p95)
+    if terms.sheds and grounds.hint.variant is None and chosen.price > DEAREST_AT_RISK:
+        return None, ""
+    return chosen, f"at risk: median forecast {chosen.forecast.p50_ms:.1f} ms fits, p95 does not"
 
 
 def _cheaper_then_more_loaded(c: Candidate) -> tuple[float, float]:
@@ -205,9 +246,11 @@ def _refuse(grounds: Grounds, allowed: Sequence[Candidate], terms: Terms) -> Dec
     limit = grounds.limit
     able_when_idle = [c for c in allowed if limit.median(c) - c.forecast.wait_ms <= limit.left_ms]
     if able_when_idle:
-        soonest_ms = max(min(limit.p95(c) for c in able_when_idle) - limit.left_ms, 0.0)
+        soonest_ms = min(limit.p95(c) for c in able_when_idle) - limit.left_ms
         reason = "too much work is queued" + (" to meet the budget" if limit.whole else "")
-        retry_after_s = soonest_ms / 1000
+        if soonest_ms <= 0:
+            reason = "too much work is queued, and longer requests give way to shorter ones"
+        retry_after_s = max(soonest_ms / 1000, SHED_RETRY_S)
     else:
         fastest = min(allowed, key=lambda c: c.forecast.service_ms)
         reason = (
@@ -234,9 +277,16 @@ def _why_not(c: Candidate, chosen: Candidate | None, grounds: Grounds) -> str:
         return f"{pin} is pinned"
     if c.cold:
         return "no replica is up yet"
-    if limit.p95(c) > limit.left_ms or chosen is None:
+    if limit.p95(c) > limit.left_ms:
         what = "p95 forecast" if limit.whole else "forecast wait"
         return f"{what} {limit.p95(c):.1f} ms exceeds the {limit.left_ms:.1f} ms left"
+    return _less_than(chosen, c)
+
+
+def _less_than(chosen: Candidate | None, c: Candidate) -> str:
+    """What the pick had against one that would be in time."""
+    if chosen is None or c.price > chosen.price:
+        return "its queue is kept for shorter requests"
     if c.cost >= chosen.cost:
         return f"costs {c.cost / chosen.cost:.1f} times as much as {chosen.variant}"
     return f"fidelity {c.fidelity:.6f}, {chosen.variant} has {chosen.fidelity:.6f} and fits"
