@@ -24,8 +24,8 @@ from serve_app.policy.demand import Demand
 from serve_app.policy.fairness import Shares
 from serve_app.policy.forecast import LOAD_BINS, SIZE_BINS, Forecast, batches_ms, median
 from serve_app.policy.hint import Hint, Quality
-from serve_app.policy.price import Price
 from serve_app.policy.load import ReplicaState, VariantLoad
+from serve_app.policy.price import Price
 from serve_app.policy.routing import Candidate, Decision, Terms, decide
 
 LEGS = 2  # a call waits for the router's thread when it leaves, and its reply once more
