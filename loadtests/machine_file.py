@@ -62,6 +62,7 @@ class MachineFile:
     call_ms: NotNegative
     replica_call_ms: NotNegative
     hop_ms: NotNegative
+    around_ms: NotNegative = 0.0
     variants: Annotated[tuple[Rung, ...], Field(min_length=1)]
     token_pools: Annotated[tuple[Pool, ...], Field(min_length=1)]
 
@@ -127,6 +128,7 @@ def _measured(found: MachineFile) -> Measured:
             call_ms=found.call_ms,
             replica_call_ms=found.replica_call_ms,
             hop_ms=found.hop_ms,
+            around_ms=found.around_ms,
         ),
         pools=tuple(
             TokenPool(name=pool.name, share=pool.share, tokens=pool.tokens)

@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import psutil
 
 from loadtests.errors import NoServer
 from loadtests.machine_file import MachineFile, MeasuredProfile, Pool, Rung
+from loadtests.overheads import Overheads, measure
 from loadtests.served import Server
 from loadtests.server import variants
 from loadtests.workload import LENGTHS, HintClass, Texts
 
 NAMES = ("query", "passage", "long")
-# Where nothing was measured: about what Ray Serve takes for a request and a call on one host.
-ROUTER_MS = 0.6
-CALL_MS = 2.0
-REPLICA_CALL_MS = 1.0
-HOP_MS = 0.5
 
 
 def machine_from(host: str) -> MachineFile:
-    """Ask a server; raises NoServer. Cores are this machine's, overheads are to be measured apart."""
+    """Ask a quiet server on this machine, and measure what it spends; raises NoServer."""
     server, asked = Server(host), HintClass(name="count", weight=1)
     server.check()
     try:
+        told = variants(host, server.api_key)
         with server.asking() as ask:
             return described(
-                variants(host, server.api_key),
+                told,
                 lambda text: ask(asked.body([text])).tokens,
                 cores=float(psutil.cpu_count() or 1),
-                where=host,
+                overheads=_overheads(host, told),
             )
     except (KeyError, TypeError, ValueError) as error:
         raise NoServer(f"--machine-from={host}: what it tells lacks or breaks {error}") from error
 
 
 def described(
-    told: Sequence[dict[str, Any]], count: Callable[[str], int], *, cores: float, where: str
+    told: Sequence[dict[str, Any]],
+    count: Callable[[str], int],
+    *,
+    cores: float,
+    overheads: Overheads,
 ) -> MachineFile:
     """A machine file from what `/v1/variants` tells and a count of texts' tokens.
 
@@ -46,14 +48,22 @@ def described(
         KeyError, TypeError, ValueError: a field of a variant is missing, or is not what it should be.
     """
     return MachineFile(
-        about=f"Profiles and token counts of the server at {where}; overheads assumed.",
+        about="Profiles and token counts as a server tells them; overheads measured on it.",
         cores=cores,
-        router_ms=ROUTER_MS,
-        call_ms=CALL_MS,
-        replica_call_ms=REPLICA_CALL_MS,
-        hop_ms=HOP_MS,
+        **{name: round(ms, 3) for name, ms in asdict(overheads).items()},
         variants=tuple(map(_rung, told)),
         token_pools=tuple(_pools(count)),
+    )
+
+
+def _overheads(host: str, told: Sequence[dict[str, Any]]) -> Overheads:
+    """By the cheapest variant, whose engine hides least."""
+    rung = min(map(_rung, told), key=lambda rung: rung.profile.per_token_ms)
+    profile = rung.profile
+    return measure(
+        host,
+        variant=rung.variant,
+        engine_ms=lambda tokens: profile.base_ms + profile.per_token_ms * tokens,
     )
 
 

@@ -97,6 +97,9 @@ class Router:
 
     def arrive(self, attempt: Attempt) -> None:
         """A request is at the door."""
+        around_s = self.machine.around_ms / 1000
+        if around_s:
+            self.simulation.compute_first(around_s, _nothing, None)
         self.work(self.machine.router_ms, self._decide, attempt)
 
     def work(self, work_ms: float, do: Callable[[T], None], what: T) -> None:
@@ -164,3 +167,7 @@ class Router:
         latency_ms = (now_s - request.arrived_s) * 1000
         self.policy.finished(request, attempt.variant, latency_ms=latency_ms, now_s=now_s)
         self._clients.answered(attempt)
+
+
+def _nothing(_: object) -> None:
+    """What follows the work of others."""

@@ -39,6 +39,7 @@ class Machine:
     )
     replica_call_ms: float = 0.0  # CPU of a replica for each call
     hop_ms: float = 0.0  # latency of a call beside any CPU, half each way
+    around_ms: float = 0.0  # CPU of the client and the proxy for each request, on the same cores
 
 
 class View(Protocol):
