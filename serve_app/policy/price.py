@@ -4,7 +4,7 @@ A long text makes all behind it wait. While a queue stays longer than `TARGET_WA
 token grows, and it falls when the queue is short; a request goes where its worth exceeds its price most:
 
     d(log price) / dt = GAIN * (wait / TARGET_WAIT_MS - 1)
-    worth             = 1 + normalised fidelity      (an answer at all, and how good it is)
+    worth             = 3 + normalised fidelity      (an answer at all, and how good it is)
 
 So in a crowd long texts leave the best variant first, and are the first to be refused by all. It is a
 queue-driven dual price (drift plus penalty, Neely 2010; a standing queue as the signal, CoDel, Nichols

@@ -25,7 +25,7 @@ from serve_app.policy.forecast import Forecast
 from serve_app.policy.hint import Hint
 
 FIDELITY_TIE = 0.001
-DEAREST_AT_RISK = 1.0  # worths of an answer: what may come too late is worth no more
+AN_ANSWER = 3.0  # what an answer in time is worth, beside 0 to 1 for its fidelity
 SHED_RETRY_S = 0.2  # prices fall that fast
 BUDGET_REASON = "highest fidelity whose p95 forecast fits the budget"
 PRICED_REASON = "fits the budget, and of the busy queues this is the one it is worth most in"
@@ -40,7 +40,7 @@ class Candidate(NamedTuple):
     cost: float  # milliseconds per token in a full batch
     forecast: Forecast
     cold: bool = False  # no replica is up: it cannot be chosen, only wished for
-    price: float = 0.0  # of all the request's tokens in this queue, in worths of an answer
+    price: float = 0.0  # of all the request's tokens in this queue; see `price.py`
 
 
 class Rejected(NamedTuple):
@@ -204,7 +204,7 @@ def _worth_most(grounds: Grounds, able: Sequence[Candidate], *, sheds: bool) -> 
 
     def net(c: Candidate) -> tuple[float, float, float]:
         fidelity = top if c.fidelity >= top - FIDELITY_TIE else c.fidelity
-        return 1 + (fidelity - least) / span - c.price, -c.cost, c.forecast.wait_ms
+        return AN_ANSWER + (fidelity - least) / span - c.price, -c.cost, c.forecast.wait_ms
 
     chosen = max(able, key=net)
     return None if sheds and net(chosen)[0] < 0 else chosen
@@ -219,7 +219,7 @@ def _hope(
     if terms.strict or not hopeful:
         return None, ""
     chosen = min(hopeful, key=limit.p95)
-    if terms.sheds and grounds.hint.variant is None and chosen.price > DEAREST_AT_RISK:
+    if terms.sheds and grounds.hint.variant is None and chosen.price > AN_ANSWER:
         return None, ""
     return chosen, f"at risk: median forecast {chosen.forecast.p50_ms:.1f} ms fits, p95 does not"
 
