@@ -1,12 +1,15 @@
 """The router's side of a variant: texts travel together, in few calls, each back to its own."""
 
 import asyncio
+import math
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serve_app import dispatch
 from serve_app.dispatch import CALLS_PER_REPLICA, Lane
@@ -60,29 +63,46 @@ def test_texts_that_arrive_meanwhile_travel_in_one_call(
 
     async def scenario() -> None:
         await fill(lane)
-        late = [await start(lane, texts) for texts in (texts_of(3), texts_of(4, 5), texts_of(6))]
+        asked = [texts_of(5), texts_of(3), texts_of(6)]
+        late = [await start(lane, texts) for texts in asked]
         assert len(transport.calls) == CALLS_PER_REPLICA
         await transport.answer(0)
-        assert transport.lengths(CALLS_PER_REPLICA) == [3, 4, 5, 6]
+        assert transport.lengths(CALLS_PER_REPLICA) == [3, 5, 6]
         assert len(transport.calls) == CALLS_PER_REPLICA + 1
         await transport.answer(CALLS_PER_REPLICA)
-        for task, texts in zip(late, (texts_of(3), texts_of(4, 5), texts_of(6)), strict=True):
+        for task, texts in zip(late, asked, strict=True):
             np.testing.assert_array_equal((await task).vectors, vectors_of(texts))
         await transport.answer(1)
 
     asyncio.run(scenario())
 
 
-def test_a_call_carries_no_more_than_two_batches(lane: Lane, transport: HeldTransport) -> None:
+def test_a_request_of_several_texts_travels_alone(lane: Lane, transport: HeldTransport) -> None:
+    """Its texts are a batch of their own; single texts pass it, as they go with the oldest one."""
+
+    async def scenario() -> None:
+        await fill(lane)
+        for lengths in ((3,), (4, 5), (6,)):
+            await start(lane, texts_of(*lengths))
+        await transport.answer(0)
+        await transport.answer(1)
+        assert [transport.lengths(i) for i in (2, 3)] == [[3, 6], [4, 5]]
+        await transport.answer(2)
+        await transport.answer(3)
+
+    asyncio.run(scenario())
+
+
+def test_a_call_carries_no_more_than_one_batch(lane: Lane, transport: HeldTransport) -> None:
     """What exceeds a call's tokens waits for the next one, in order of arrival."""
 
     async def scenario() -> None:
         await fill(lane)
-        late = [await start(lane, texts_of(64)) for _ in range(3)]
+        late = [await start(lane, texts_of(CALL_TOKENS // 2)) for _ in range(3)]
         await transport.answer(0)
         await transport.answer(1)
-        assert transport.lengths(2) == [64, 64]
-        assert transport.lengths(3) == [64]
+        assert transport.lengths(2) == [CALL_TOKENS // 2] * 2
+        assert transport.lengths(3) == [CALL_TOKENS // 2]
         await transport.answer(2)
         assert [task.done() for task in late] == [True, True, False]
         await transport.answer(3)
@@ -115,12 +135,71 @@ def test_a_big_request_is_split_and_put_together(lane: Lane, transport: HeldTran
 
     async def scenario() -> None:
         task = await start(lane, texts)
-        assert [len(transport.lengths(i)) for i in range(2)] == [12, 12]
+        assert [len(transport.lengths(i)) for i in range(2)] == [6, 6]
         await transport.answer(1)
         await transport.answer(0)
-        assert len(transport.lengths(2)) == 6
+        assert [len(transport.lengths(i)) for i in (2, 3)] == [6, 6]
+        await transport.answer(3)
         await transport.answer(2)
+        assert len(transport.lengths(4)) == 6
+        await transport.answer(4)
         np.testing.assert_array_equal((await task).vectors, vectors_of(texts))
+
+    asyncio.run(scenario())
+
+
+def test_texts_of_like_length_share_a_call(lane: Lane, transport: HeldTransport) -> None:
+    """A long request is cut into calls of neighbours in length; its vectors come back in its order."""
+    texts = texts_of(40, 3, 20, 5, 30, 4)
+
+    async def scenario() -> None:
+        task = await start(lane, texts)
+        assert [transport.lengths(i) for i in range(2)] == [[3, 4, 5, 20, 30], [40]]
+        await transport.answer(1)
+        await transport.answer(0)
+        np.testing.assert_array_equal((await task).vectors, vectors_of(texts))
+
+    asyncio.run(scenario())
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=12))
+def test_vectors_are_in_the_requests_order(clear_cut_artifacts: Path, lengths: list[int]) -> None:
+    """However a request's texts are sorted and cut on the way, each vector is its own text's."""
+    transport, texts = HeldTransport(), texts_of(*lengths)
+    lane = lane_of(read_manifest(clear_cut_artifacts / "fake-int8"), transport)
+
+    async def scenario() -> None:
+        task, position = await start(lane, texts), 0
+        while not task.done():
+            await transport.answer(position)
+            position += 1
+        np.testing.assert_array_equal((await task).vectors, vectors_of(texts))
+
+    asyncio.run(scenario())
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=3), min_size=1, max_size=12),
+    st.integers(0, 5),
+)
+def test_the_oldest_part_is_always_in_the_next_call(
+    clear_cut_artifacts: Path, asked: list[list[int]], gone: int
+) -> None:
+    """No text starves, long or short: of the parts that somebody waits for, the oldest leaves next."""
+    lane = lane_of(read_manifest(clear_cut_artifacts / "fake-int8"), HeldTransport())
+
+    async def scenario() -> None:
+        for lengths in asked:
+            lane._queue.extend(lane._split(texts_of(*lengths), deadline_s=math.inf))
+        for part in list(lane._queue)[:gone]:
+            part.result.cancel()
+        waiting = [part for part in lane._queue if not part.result.done()]
+        while waiting:
+            taken = lane._take(0.0)
+            assert waiting[0] in taken
+            waiting = [part for part in waiting if part not in taken]
+        assert lane._take(0.0) == []
+        assert not lane._queue
 
     asyncio.run(scenario())
 
@@ -130,7 +209,7 @@ def test_a_text_longer_than_a_call_travels_alone(lane: Lane, transport: HeldTran
 
     async def scenario() -> None:
         task = await start(lane, texts_of(CALL_TOKENS + 1, 1))
-        assert [transport.lengths(i) for i in range(2)] == [[CALL_TOKENS + 1], [1]]
+        assert [transport.lengths(i) for i in range(2)] == [[1], [CALL_TOKENS + 1]]
         await transport.answer(0)
         await transport.answer(1)
         assert (await task).vectors.shape == (2, DIMS)
@@ -219,7 +298,7 @@ def test_time_in_the_lanes_queue_counts_as_queue(
 
 
 def test_parts_leave_in_order_of_arrival(lane: Lane, transport: HeldTransport) -> None:
-    """First come, first sent: a later request never overtakes."""
+    """First come, first sent, where no two fit into one call."""
 
     async def scenario() -> None:
         tasks = [await start(lane, texts_of(50 + i)) for i in range(8)]

@@ -2,9 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 from serve_app import dispatch
+from serve_app import fleet as fleet_module
 from serve_app.engines.base import TokenIds, open_engine
 from serve_app.engines.tokenization import Tokenized
 from serve_app.errors import (
@@ -27,6 +31,7 @@ from serve_app.fleet import WARM_UP_CALLS, Fleet
 from serve_app.manifest import Profile
 from serve_app.metrics import Outcome
 from serve_app.parts import Embedded
+from serve_app.policy.batching import short_batches
 from serve_app.policy.hint import Hint, Quality
 from serve_app.policy.routing import Candidate
 from serve_app.registry import Ladder, load_ladder
@@ -108,7 +113,7 @@ def test_a_replicas_own_profile_is_the_forecast(ladder: Ladder, make_fleet: Make
     own = _profile(ladder, "fake-int8", base_ms=7.0, per_token_ms=5000.0)
     fleet = _warm(make_fleet({"fake-int8": own}))
     assert _engine_ms(fleet, "fake-int8") == pytest.approx(7 + TOKENS * 5000)
-    assert _candidates(fleet)[2].cost == own.cost_ms
+    assert _candidates(fleet)[2].cost == short_batches(own).cost_ms
     assert _engine_ms(fleet, "fake-bf16") == pytest.approx(TOKENS * 100)
 
 
@@ -126,7 +131,7 @@ def test_a_replicas_own_profile_changes_the_decision(ladder: Ladder, make_fleet:
 
 
 def test_the_replicas_batches_size_the_calls(ladder: Ladder, make_fleet: MakeFleet) -> None:
-    """Two batches a call, as large as the replica measured that they should be."""
+    """One batch a call, as large as the replica measured that it should be."""
     own = _profile(ladder, "fake-int8", batch_tokens=16)
     fleet = make_fleet({"fake-int8": own})
     lane, sizes = fleet.lanes["fake-int8"], []
@@ -140,7 +145,7 @@ def test_the_replicas_batches_size_the_calls(ladder: Ladder, make_fleet: MakeFle
     _warm(fleet)
     sizes.clear()
     asyncio.run(lane.embed([np.arange(8, dtype=np.int32)] * 8, deadline_s=None))
-    assert sizes == [4, 4]
+    assert sizes == [2, 2, 2, 2]
 
 
 def test_the_warm_up_measures_the_hop_after_the_first_call(make_fleet: MakeFleet) -> None:
@@ -258,6 +263,15 @@ def test_asking_only_leaves_no_trace(make_fleet: MakeFleet) -> None:
     assert fleet.tally.refused == 0
 
 
+@contextmanager
+def _seconds_later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Iterator[None]:
+    """The fleet's clock stands so many seconds later than it is."""
+    with monkeypatch.context() as patch:
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + seconds)
+        patch.setattr(fleet_module, "time", later)
+        yield
+
+
 class TestOutcomes:
     """What becomes of admitted requests, and what is learned of it."""
 
@@ -312,6 +326,8 @@ class TestOutcomes:
         """A 504 raises the variant's p95, counts as missed, and frees its tokens and its call."""
         monkeypatch.setattr(dispatch, "_loop_time", passed)
         before = self._p95_factor(fleet)
+        two_s_a_look = count(time.monotonic(), 2).__next__
+        monkeypatch.setattr(fleet_module, "time", SimpleNamespace(monotonic=two_s_a_look))
 
         async def scenario() -> None:
             task = await self._start(fleet, budget_ms=3_600_000)
@@ -319,31 +335,42 @@ class TestOutcomes:
                 await task
 
         asyncio.run(scenario())
-        self._assert_missed(fleet, Outcome.LATE, before)
+        self._assert_missed(fleet, Outcome.LATE)
+        assert self._p95_factor(fleet) > before
 
-    def test_a_client_that_leaves_is_learned_as_late(
-        self, fleet: Fleet, transport: HeldTransport
+    @pytest.mark.parametrize("waited_s", [0, 2])
+    def test_a_client_that_leaves_late_is_learned_as_late(
+        self,
+        fleet: Fleet,
+        transport: HeldTransport,
+        monkeypatch: pytest.MonkeyPatch,
+        waited_s: float,
     ) -> None:
-        """It waited as long as it would: the same as a 504, and nobody runs its texts."""
+        """After seconds it counts as a 504 does, at once it teaches nothing; nobody runs its texts."""
         before = self._p95_factor(fleet)
 
         async def scenario() -> None:
             task = await self._start(fleet)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            with _seconds_later(monkeypatch, waited_s):
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
             await settle()
             assert transport.is_cancelled(0)
 
         asyncio.run(scenario())
-        self._assert_missed(fleet, Outcome.DISCONNECTED, before)
+        self._assert_missed(fleet, Outcome.DISCONNECTED)
+        if waited_s:
+            assert self._p95_factor(fleet) > before
+        else:
+            assert self._p95_factor(fleet) == pytest.approx(before)
 
-    def _assert_missed(self, fleet: Fleet, outcome: Outcome, factor_before: float) -> None:
+    @staticmethod
+    def _assert_missed(fleet: Fleet, outcome: Outcome) -> None:
         load = fleet.brain.load("fake-int8")
         assert (load.inflight_tokens, load.calls) == (0, 0)
         assert fleet.brain.brownout.miss_share == 1
         assert fleet.tally.requests["fake-int8"][outcome] == 1
-        assert self._p95_factor(fleet) > factor_before
 
     @pytest.mark.parametrize("error", [InternalError("broken"), ReplicaDied("gone")])
     def test_of_failures_nothing_is_learned(

@@ -12,6 +12,7 @@ import pytest
 from serve_app.engines.base import open_engine
 from serve_app.errors import ReplicaDied
 from serve_app.manifest import read_manifest
+from serve_app.policy.batching import short_batches
 from serve_app.replica import Call, Replica, Reply
 from tests.asked import VARIANTS, error_of, variant_of
 
@@ -131,7 +132,8 @@ class TestWhatIsServed:
         served = make_router(transports={"fake-int8": at_its_word(replica)})
         variants = served.ask("GET", "/v1/variants").json()["variants"]
         told = {v["variant"]: v["profile"] for v in variants}
-        assert told["fake-int8"] == json.loads(json.dumps(asdict(own))) | {"cost_ms": 3.0}
+        in_use = short_batches(own)
+        assert told["fake-int8"] == json.loads(json.dumps(asdict(in_use))) | {"cost_ms": 3.0}
         assert told["fake-bf16"]["hardware"] == "a test"
 
     def test_health_is_live_before_it_is_ready(self, make_router: MakeRouter) -> None:
