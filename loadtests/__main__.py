@@ -1,4 +1,4 @@
-"""`python -m loadtests run | report | compare | simulate | autoscale`."""
+"""`python -m loadtests run | report | compare | simulate | reality | autoscale`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from loadtests import autoscale_command, simulate_command
+from loadtests import autoscale_command, reality_command, simulate_command
 from loadtests.errors import LoadTestError
 from loadtests.phases import PROFILES
 from loadtests.slo import METRICS, parse_slo
@@ -36,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
         "autoscale", help="compare what replica groups may follow, in a run"
     )
     autoscale_command.add_options(scaled)
+    real = commands.add_parser("reality", help="hold the simulator against a running server")
+    reality_command.add_options(real)
     return top
 
 
@@ -144,6 +146,7 @@ COMMANDS = {
     "compare": _compare,
     "simulate": simulate_command.simulate,
     "autoscale": autoscale_command.autoscale,
+    "reality": reality_command.reality,
 }
 
 if __name__ == "__main__":

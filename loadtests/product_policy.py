@@ -26,6 +26,7 @@ class Switches:
     sees_joiners: bool = True
     sheds: bool = True
     profile_error: float = 1.0  # by which the profiles that the brain is told are too fast
+    pin: str | None = None  # what every request asks for
 
 
 class _Open(NamedTuple):
@@ -65,6 +66,7 @@ class BrainPolicy:
         self.forecasts: Counter[tuple[str, int, bool]] = Counter()  # variant, bin, actual <= p95
         self._open: dict[int, _Open] = {}
         self._hints: dict[float, Hint] = {}
+        self._pin = switches.pin
 
     def set_ready(self, variant: str, *, ready: bool) -> None:
         """A variant's first replica is up, or is not yet."""
@@ -73,7 +75,9 @@ class BrainPolicy:
     def decide(self, request: SimRequest, view: View, *, now_s: float) -> str | None:
         hint = self._hints.get(request.budget_ms)
         if hint is None:
-            hint = self._hints[request.budget_ms] = Hint(budget_ms=request.budget_ms)
+            hint = self._hints[request.budget_ms] = Hint(
+                budget_ms=request.budget_ms, variant=self._pin
+            )
         self.brain.lag_ms = view.lag_ms
         decision = self.brain.decide(
             hint,
