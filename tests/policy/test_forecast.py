@@ -1,48 +1,32 @@
 """The forecast of one variant: the tokens ahead, then the request's own, at the measured pace."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.manifest import Profile
-from serve_app.policy.forecast import batches_ms, forecast
-from serve_app.policy.load import Load
+from serve_app.policy.forecast import (
+    LOAD_BINS,
+    SIZE_BINS,
+    Forecast,
+    batches_ms,
+    median,
+)
+from tests.policy.profiles import profile_of
 
 TOKENS = st.integers(1, 100_000)
-QUEUES = st.integers(0, 100_000)
-
-
-def _profile(
-    base_ms: float = 2.0, per_token_ms: float = 0.5, spread: float = 1.5, batch_tokens: int = 64
-) -> Profile:
-    return Profile(
-        hardware="a test",
-        device="cpu",
-        threads=1,
-        base_ms=base_ms,
-        per_token_ms=per_token_ms,
-        spread=spread,
-        batch_tokens=batch_tokens,
-        grid=(),
-        load_ms=0.0,
-        resident_bytes=0,
-    )
-
-
-def _load(inflight_tokens: int = 0, replicas: int = 1, hop_ms: float = 0.0) -> Load:
-    return Load(inflight_tokens=inflight_tokens, replicas=replicas, hop_ms=hop_ms)
-
-
+AHEAD = st.floats(0, 100_000)
+PACES = st.floats(0.25, 16)
 PROFILES = st.builds(
-    _profile,
+    profile_of,
     base_ms=st.floats(0, 50),
     per_token_ms=st.floats(0.001, 5),
-    spread=st.floats(1, 3),
     batch_tokens=st.integers(1, 4096),
 )
-LOADS = st.builds(
-    _load, inflight_tokens=QUEUES, replicas=st.integers(1, 8), hop_ms=st.floats(0, 50)
-)
+QUEUES = st.none() | st.tuples(AHEAD, st.floats(0, 1000), st.floats(0, 10))
+ROUNDED = 1e-9
 
 
 @pytest.mark.parametrize(
@@ -50,58 +34,105 @@ LOADS = st.builds(
 )
 def test_each_started_batch_costs_its_base(tokens: float, expected_ms: float) -> None:
     """Full batches and one rest pay the base once each, and every token its share."""
-    assert batches_ms(_profile(), tokens) == pytest.approx(expected_ms)
+    assert batches_ms(profile_of(), tokens) == pytest.approx(expected_ms)
 
 
 def test_an_idle_variant_takes_its_service_time() -> None:
-    """With nothing ahead there is no wait; p95 is the spread on the engine and twice the hop."""
-    found = forecast(_profile(), _load(hop_ms=3.0), tokens=64)
-    assert found.wait_ms == 0
-    assert found.service_ms == pytest.approx(34 + 3)
-    assert found.p50_ms == pytest.approx(37)
-    assert found.p95_ms == pytest.approx(34 * 1.5 + 2 * 3)
+    """With nothing ahead there is no wait, and nobody to join: pace times the batch."""
+    assert median(profile_of(), None, 64, 1.5)[:2] == pytest.approx((0, 1.5 * 34))
 
 
-def test_the_tokens_ahead_are_shared_by_the_replicas() -> None:
-    """Two replicas halve the wait, and p95 spreads the wait as well."""
-    found = forecast(_profile(), _load(inflight_tokens=256, replicas=2), tokens=64)
-    assert found.wait_ms == pytest.approx(68)
-    assert found.p50_ms == pytest.approx(68 + 34)
-    assert found.p95_ms == pytest.approx((68 + 34) * 1.5)
-
-
-@given(PROFILES, LOADS, TOKENS, TOKENS)
-def test_more_tokens_take_longer(profile: Profile, load: Load, tokens: int, more: int) -> None:
-    """A longer request never has the shorter forecast, at the median or at p95."""
-    small = forecast(profile, load, tokens=tokens)
-    large = forecast(profile, load, tokens=tokens + more)
-    assert large.p50_ms > small.p50_ms
-    assert large.p95_ms > small.p95_ms
-
-
-@given(PROFILES, TOKENS, QUEUES, st.integers(1, 100_000), st.integers(1, 8))
-def test_a_longer_queue_takes_longer(
-    profile: Profile, tokens: int, queued: int, more: int, replicas: int
+@pytest.mark.parametrize(
+    ("running_ms", "wait_ms"),
+    [
+        pytest.param(0, 68, id="the batch has just begun"),
+        pytest.param(10, 58, id="it has run for a while"),
+        pytest.param(1000, 34, id="at most its own time has passed"),
+    ],
+)
+def test_what_the_running_batch_has_had_is_not_waited_for(
+    running_ms: float, wait_ms: float
 ) -> None:
-    """More tokens in flight ahead raise the wait, and with it median and p95."""
-    short = forecast(profile, _load(queued, replicas), tokens=tokens)
-    long = forecast(profile, _load(queued + more, replicas), tokens=tokens)
-    assert long.wait_ms > short.wait_ms
-    assert long.p50_ms > short.p50_ms
-    assert long.p95_ms > short.p95_ms
+    """Two full batches ahead, of which the first is in the engine."""
+    assert median(profile_of(), (128, running_ms, 0), 64, 1.0)[0] == pytest.approx(wait_ms)
 
 
-@given(PROFILES, LOADS, TOKENS)
-def test_another_replica_never_slows(profile: Profile, load: Load, tokens: int) -> None:
-    """The wait with one replica more is at most the wait without."""
-    more = _load(load.inflight_tokens, load.replicas + 1, load.hop_ms)
-    assert forecast(profile, more, tokens=tokens).wait_ms <= (
-        forecast(profile, load, tokens=tokens).wait_ms * (1 + 1e-9)
-    )
+@pytest.mark.parametrize(
+    ("tokens", "tokens_per_ms", "joining"),
+    [
+        pytest.param(32, 0.25, 17, id="as many as come during the wait of 68 ms"),
+        pytest.param(32, 100, 32, id="as many as have room"),
+        pytest.param(64, 100, 0, id="none in a full batch"),
+        pytest.param(32, 0, 0, id="none where none come"),
+    ],
+)
+def test_those_who_join_my_batch_make_it_longer(
+    tokens: int, tokens_per_ms: float, joining: float
+) -> None:
+    """Each token of theirs costs what one of mine does; switched off, they cost nothing."""
+    queue = (64.0, 0.0, tokens_per_ms)
+    joined = median(profile_of(), queue, tokens, 2.0)[1]
+    alone = median(profile_of(), queue, tokens, 2.0, joiners=False)[1]
+    assert alone == pytest.approx(2 * (2 + tokens * 0.5))
+    assert joined - alone == pytest.approx(2 * 0.5 * joining)
 
 
-@given(PROFILES, LOADS, TOKENS)
-def test_p95_is_never_below_the_median(profile: Profile, load: Load, tokens: int) -> None:
-    """A spread of at least 1 and the doubled hop keep the order of the two."""
-    found = forecast(profile, load, tokens=tokens)
-    assert found.p95_ms >= found.p50_ms * (1 - 1e-9)
+@given(PROFILES, QUEUES, TOKENS, st.integers(1, 100_000), PACES)
+def test_forecasts_grow_with_tokens(
+    profile: Profile, queue: tuple[float, float, float] | None, tokens: int, more: int, pace: float
+) -> None:
+    """A longer request never has the shorter forecast: its wait is the same, its service longer."""
+    wait_ms, service_ms, _ = median(profile, queue, tokens, pace)
+    later_ms, longer_ms, _ = median(profile, queue, tokens + more, pace)
+    assert later_ms == wait_ms
+    assert longer_ms >= service_ms * (1 - ROUNDED)
+
+
+@given(PROFILES, TOKENS, AHEAD, st.floats(0.1, 100_000), st.floats(0, 10), PACES)
+def test_forecasts_grow_with_what_is_ahead(
+    profile: Profile, tokens: int, ahead: float, more: float, tokens_per_ms: float, pace: float
+) -> None:
+    """More tokens ahead raise the wait, and nobody serves a request faster for it."""
+    short = median(profile, (ahead, 0.0, tokens_per_ms), tokens, pace)
+    long = median(profile, (ahead + more, 0.0, tokens_per_ms), tokens, pace)
+    assert long[0] > short[0]
+    assert long[1] >= short[1]
+
+
+@given(PROFILES, AHEAD, st.floats(0, 1000), TOKENS, PACES)
+def test_a_wait_is_never_negative(
+    profile: Profile, ahead: float, running_ms: float, tokens: int, pace: float
+) -> None:
+    """However long the batch in the engine has run."""
+    wait_ms, service_ms, _ = median(profile, (ahead, running_ms, 0.0), tokens, pace)
+    assert wait_ms >= -ROUNDED * pace * batches_ms(profile, ahead)
+    assert service_ms > 0
+
+
+@given(PROFILES, QUEUES, TOKENS, PACES, st.floats(1, 4))
+def test_a_slower_pace_never_shortens_a_forecast(
+    profile: Profile,
+    queue: tuple[float, float, float] | None,
+    tokens: int,
+    pace: float,
+    slower: float,
+) -> None:
+    """What is ahead and what is mine both stretch with the pace."""
+    fast, slow = (median(profile, queue, tokens, p) for p in (pace, pace * slower))
+    assert slow[0] >= fast[0] * (1 - ROUNDED) - ROUNDED
+    assert slow[1] >= fast[1] * (1 - ROUNDED)
+
+
+@given(PROFILES, QUEUES, TOKENS)
+def test_every_forecast_has_a_bin(
+    profile: Profile, queue: tuple[float, float, float] | None, tokens: int
+) -> None:
+    """One of load times size; those of an idle variant are apart from all others."""
+    number = median(profile, queue, tokens, 1.0)[2]
+    assert 0 <= number < LOAD_BINS * SIZE_BINS
+    assert (number < SIZE_BINS) == (queue is None)
+
+
+def test_the_median_is_the_wait_and_the_service() -> None:
+    """A forecast holds the two apart, and adds them up."""
+    assert math.isclose(Forecast(3.0, 4.0, 9.0).p50_ms, 7.0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import random
 
 import pytest
@@ -9,9 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.manifest import Profile
-from serve_app.policy.load import REPLICA_FORGOTTEN_AFTER_S, Load, ReplicaState, VariantLoad
+from serve_app.policy.load import (
+    OTHERS_FADE_S,
+    RATE_WINDOW_S,
+    REPLICA_FORGOTTEN_AFTER_S,
+    ReplicaState,
+    VariantLoad,
+)
+from tests.policy.profiles import profile_of
 
 HELD = st.lists(st.tuples(st.integers(1, 10_000), st.booleans()), min_size=1, max_size=8)
+PROMISED = profile_of(0, 2.0)
+SLOW, SLOWER_WHEN_SHORT, FAST = profile_of(0, 5.0), profile_of(200, 1.0), profile_of(0, 0.5)
 
 
 def _state(
@@ -20,114 +30,141 @@ def _state(
     return ReplicaState(replica=replica, queued_tokens=queued_tokens, measured=measured)
 
 
-def _profile(per_token_ms: float, base_ms: float = 0.0) -> Profile:
-    return Profile(
-        hardware="a test",
-        device="cpu",
-        threads=1,
-        base_ms=base_ms,
-        per_token_ms=per_token_ms,
-        spread=1.0,
-        batch_tokens=64,
-        grid=(),
-        load_ms=0.0,
-        resident_bytes=0,
-    )
+@pytest.fixture
+def load() -> VariantLoad:
+    return VariantLoad(PROMISED)
 
 
 @given(HELD, st.randoms(use_true_random=False))
 def test_tokens_in_flight_return_to_zero(
     held: list[tuple[int, bool]], order: random.Random
 ) -> None:
-    """Whatever ends first and however it ends, each request gives back exactly what it took."""
-    load = VariantLoad()
+    """Whatever ends first and however, each request and call gives back exactly what it took."""
+    load = VariantLoad(PROMISED)
     open_holds = []
     for tokens, fails in held:
-        hold = load.hold(tokens)
-        hold.__enter__()
-        open_holds.append((hold, fails))
+        for hold in (load.hold(tokens), load.call(tokens, now_s=0)):
+            hold.__enter__()
+            open_holds.append((hold, fails))
     assert load.inflight_tokens == sum(tokens for tokens, _ in held)
+    assert load.calls == len(held)
     order.shuffle(open_holds)
     for hold, fails in open_holds:
         error = ValueError("a failed request") if fails else None
         with contextlib.suppress(ValueError):
             hold.__exit__(type(error) if error else None, error, None)
-    assert load.inflight_tokens == 0
+    assert (load.inflight_tokens, load.calls, load._called_tokens) == (0, 0, 0)
 
 
-def test_a_cancelled_request_gives_its_tokens_back() -> None:
+def test_a_cancelled_request_gives_its_tokens_back(load: VariantLoad) -> None:
     """Cancellation is no Exception, and counts as an end all the same."""
-    load = VariantLoad()
-    with pytest.raises(asyncio.CancelledError), load.hold(5):
+    with pytest.raises(asyncio.CancelledError), load.hold(5), load.call(5, now_s=0):
         raise asyncio.CancelledError
-    assert load.inflight_tokens == 0
+    assert (load.inflight_tokens, load.calls) == (0, 0)
 
 
-def test_a_replica_counts_once_with_its_newest_state() -> None:
+def test_a_replica_counts_once_with_its_newest_state(load: VariantLoad) -> None:
     """Two replies of one replica are one replica, as it described itself last."""
-    load = VariantLoad()
-    load.saw(_state("a", 7), hop_ms=1, now_s=0)
-    load.saw(_state("b", 1), hop_ms=1, now_s=1)
-    load.saw(_state("a", 3), hop_ms=1, now_s=2)
-    assert sorted(load.replicas(now_s=2), key=lambda r: r.replica) == [
-        _state("a", 3),
-        _state("b", 1),
-    ]
+    load.saw(_state("a", 7), now_s=0)
+    load.saw(_state("b", 1), now_s=1)
+    load.saw(_state("a", 3), now_s=2)
+    found = sorted(load.replicas(now_s=2), key=lambda r: r.replica)
+    assert found == [_state("a", 3), _state("b", 1)]
+    assert load.count(2) == 2
 
 
-def test_a_silent_replica_is_forgotten() -> None:
+def test_a_silent_replica_is_forgotten(load: VariantLoad) -> None:
     """A replica counts up to the limit of silence, not beyond it; another's news do not help it."""
-    load = VariantLoad()
-    load.saw(_state("a"), hop_ms=1, now_s=100)
-    load.saw(_state("b"), hop_ms=1, now_s=110)
+    load.saw(_state("a"), now_s=100)
+    load.saw(_state("b"), now_s=110)
     at_limit_s = 100 + REPLICA_FORGOTTEN_AFTER_S
-    assert len(load.replicas(now_s=at_limit_s)) == 2
+    assert load.count(at_limit_s) == 2
+    assert load.count(at_limit_s + 0.001) == 1
     assert load.replicas(now_s=at_limit_s + 0.001) == [_state("b")]
 
 
-def test_after_a_death_all_replicas_must_show_themselves_again() -> None:
+def test_after_a_death_all_replicas_must_show_themselves_again(load: VariantLoad) -> None:
     """Nobody says which replica died, so none is counted until it is heard of."""
-    load = VariantLoad()
-    load.saw(_state("a"), hop_ms=1, now_s=0)
+    load.saw(_state("a", 500), now_s=0)
     load.lost()
     assert load.replicas(now_s=0) == []
+    assert load.count(0) == 1
+    assert load.queue(0) is None
 
 
-def test_the_view_for_the_forecast_has_one_replica_at_least() -> None:
-    """A ready variant that nobody has heard of lately still has a replica; no division by zero."""
-    load = VariantLoad()
-    with load.hold(9):
-        assert load.at(now_s=0) == Load(inflight_tokens=9, replicas=1, hop_ms=0.0)
-    load.saw(_state("a"), hop_ms=1, now_s=0)
-    load.saw(_state("b"), hop_ms=1, now_s=0)
-    assert load.at(now_s=0).replicas == 2
+def test_an_idle_replica_means_no_queue(load: VariantLoad) -> None:
+    """A request waits only where every replica has a call; a ready variant has one at least."""
+    assert load.queue(0) is None
+    with load.hold(9), load.call(9, now_s=0):
+        assert load.queue(0) == pytest.approx((9, 0, 0))
+        load.saw(_state("a"), now_s=0)
+        load.saw(_state("b"), now_s=0)
+        assert load.queue(0) is None
+        with load.call(9, now_s=0):
+            assert load.queue(0) == pytest.approx((4.5, 0, 0))
 
 
-def test_the_first_forecast_error_counts_whole_and_later_ones_a_tenth() -> None:
+@pytest.mark.parametrize("replicas", [1, 2, 5])
+def test_the_tokens_ahead_are_shared_by_the_replicas(load: VariantLoad, replicas: int) -> None:
+    """What is in flight, and what arrives, is divided among those that are up."""
+    for i in range(replicas):
+        load.saw(_state(f"r{i}"), now_s=0)
+    load.arrived(50, now_s=0)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(load.hold(300))
+        for _ in range(replicas):
+            stack.enter_context(load.call(10, now_s=0))
+        assert load.queue(0) == pytest.approx(
+            (300 / replicas, 0, 50 / RATE_WINDOW_S / 1000 / replicas)
+        )
+
+
+def test_what_others_queued_is_seen_and_fades(load: VariantLoad) -> None:
+    """A reply tells what the replica has queued beyond my own calls; with its age it is history."""
+    with load.hold(40), load.call(40, now_s=0):
+        load.saw(_state("a", 100), now_s=0)
+    found = load.queue(0)
+    assert found is not None
+    assert found[0] == pytest.approx(60)
+    later = load.queue(OTHERS_FADE_S)
+    assert later is not None
+    assert later[0] == pytest.approx(60 / math.e)
+    assert load.queue(10 * OTHERS_FADE_S) is None
+
+
+def test_the_running_batch_began_with_the_call_or_the_last_reply(load: VariantLoad) -> None:
+    """The first call finds the engine free; after that each reply means that the next batch began."""
+    with load.hold(9), load.call(9, now_s=1):
+        assert _running_ms(load, 1.5) == pytest.approx(500)
+        with load.call(9, now_s=1.2):
+            assert _running_ms(load, 1.5) == pytest.approx(500)
+            load.saw(_state("a"), now_s=1.4)
+            assert _running_ms(load, 1.5) == pytest.approx(100)
+
+
+def _running_ms(load: VariantLoad, now_s: float) -> float:
+    found = load.queue(now_s)
+    assert found is not None
+    return found[1]
+
+
+def test_busy_replicas_are_no_more_than_there_are(load: VariantLoad) -> None:
+    """Two calls at one replica keep one engine busy."""
+    assert load.busy(0) == 0
+    with load.call(9, now_s=0), load.call(9, now_s=0):
+        assert load.busy(0) == 1
+        load.saw(_state("a"), now_s=0)
+        load.saw(_state("b"), now_s=0)
+        assert load.busy(0) == 2
+
+
+def test_the_first_forecast_error_counts_whole_and_later_ones_a_tenth(load: VariantLoad) -> None:
     """The error is relative to the prediction, without sign, in an exponentially weighted mean."""
-    load = VariantLoad()
     assert load.forecast_error is None
     load.learn(predicted_ms=100, actual_ms=50)
     assert load.forecast_error == pytest.approx(0.5)
     load.learn(predicted_ms=100, actual_ms=450)
     assert load.forecast_error == pytest.approx(0.5 + 0.1 * (3.5 - 0.5))
-
-
-def test_the_first_hop_counts_whole_and_later_ones_a_tenth() -> None:
-    """One outlier moves the hop by a tenth, whichever replica it came from; a change is learned."""
-    load = VariantLoad()
-    assert load.at(now_s=0).hop_ms == 0
-    load.saw(_state("a"), hop_ms=2, now_s=0)
-    assert load.at(now_s=0).hop_ms == 2
-    load.saw(_state("b"), hop_ms=12, now_s=0)
-    assert load.at(now_s=0).hop_ms == pytest.approx(3)
-    for _ in range(100):
-        load.saw(_state("a"), hop_ms=12, now_s=0)
-    assert load.at(now_s=0).hop_ms == pytest.approx(12, abs=0.01)
-
-
-PROMISED = _profile(2.0)
-SLOW, SLOWER_WHEN_SHORT, FAST = _profile(5.0), _profile(1.0, base_ms=200), _profile(0.5)
 
 
 @pytest.mark.parametrize(
@@ -144,29 +181,31 @@ SLOW, SLOWER_WHEN_SHORT, FAST = _profile(5.0), _profile(1.0, base_ms=200), _prof
     ],
 )
 def test_the_slowest_replica_sets_the_profile(
-    measured: list[Profile | None], expected: Profile
+    load: VariantLoad, measured: list[Profile | None], expected: Profile
 ) -> None:
     """A request may meet any replica; one that measured nothing is as the manifest promises."""
-    load = VariantLoad()
     for i, profile in enumerate(measured):
-        load.saw(_state(f"r{i}", measured=profile), hop_ms=1, now_s=0)
-    assert load.profile(PROMISED, now_s=0) is expected
+        load.saw(_state(f"r{i}", measured=profile), now_s=0)
+    assert load.profile is expected
+    assert load.cost_ms == expected.cost_ms
 
 
-def test_a_replica_that_was_replaced_by_a_faster_one_no_longer_counts() -> None:
+def test_a_replica_that_was_replaced_by_a_faster_one_no_longer_counts(load: VariantLoad) -> None:
     """Its profile is forgotten with it."""
-    load = VariantLoad()
-    load.saw(_state("a", measured=SLOW), hop_ms=1, now_s=0)
-    load.saw(_state("b", measured=FAST), hop_ms=1, now_s=REPLICA_FORGOTTEN_AFTER_S)
-    assert load.profile(PROMISED, now_s=REPLICA_FORGOTTEN_AFTER_S) is SLOW
-    assert load.profile(PROMISED, now_s=REPLICA_FORGOTTEN_AFTER_S + 1) is FAST
+    load.saw(_state("a", measured=SLOW), now_s=0)
+    load.saw(_state("b", measured=FAST), now_s=REPLICA_FORGOTTEN_AFTER_S)
+    assert load.profile is SLOW
+    load.count(REPLICA_FORGOTTEN_AFTER_S + 1)
+    assert load.profile is FAST
 
 
 @pytest.mark.parametrize("died", [False, True])
-def test_a_pause_or_a_death_does_not_bring_the_promise_back(*, died: bool) -> None:
+def test_a_pause_or_a_death_does_not_bring_the_promise_back(
+    load: VariantLoad, *, died: bool
+) -> None:
     """With nobody heard of lately the last profile holds: the hardware is likely still the same."""
-    load = VariantLoad()
-    load.saw(_state("a", measured=SLOW), hop_ms=1, now_s=0)
+    load.saw(_state("a", measured=SLOW), now_s=0)
     if died:
         load.lost()
-    assert load.profile(PROMISED, now_s=10 * REPLICA_FORGOTTEN_AFTER_S) is SLOW
+    load.count(10 * REPLICA_FORGOTTEN_AFTER_S)
+    assert load.profile is SLOW

@@ -1,41 +1,39 @@
-"""The table of hints, row by row, and what holds for every hint in every state."""
+"""The table of hints, row by row, refusals, prices, and why each variant was not chosen."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from serve_app.policy.forecast import Forecast
 from serve_app.policy.hint import Hint, Quality
-from serve_app.policy.routing import FIDELITY_TIE, Candidate, Decision, decide
+from serve_app.policy.routing import (
+    AN_ANSWER,
+    PRICED_REASON,
+    SHED_RETRY_S,
+    Candidate,
+    Decision,
+    Terms,
+    decide,
+)
+from tests.policy.candidates import candidate
 
 MAX_WAIT_MS = 30_000.0
 BEST, BALANCED, FAST = Quality(best=True), Quality(floor=0.99), Quality(floor=0.0)
 
 
-def _candidate(
-    variant: str,
-    fidelity: float,
-    cost: float,
-    *,
-    service_ms: float,
-    wait_ms: float = 0.0,
-    spread: float = 1.2,
-) -> Candidate:
-    p95_ms = (wait_ms + service_ms) * spread
-    found = Forecast(wait_ms=wait_ms, service_ms=service_ms, p95_ms=p95_ms)
-    return Candidate(variant=variant, fidelity=fidelity, cost=cost, forecast=found)
-
-
 # Idle, at p95: 48, 24 and 12 ms.
 LADDER = [
-    _candidate("fp32", 1.0, 4, service_ms=40),
-    _candidate("bf16", 0.9995, 2, service_ms=20),
-    _candidate("int8", 0.985, 1, service_ms=10),
+    candidate("fp32", 1.0, 4, service_ms=40),
+    candidate("bf16", 0.9995, 2, service_ms=20),
+    candidate("int8", 0.985, 1, service_ms=10),
 ]
 
 
-def _decide(hint: Hint, candidates: list[Candidate], *, elapsed_ms: float = 0.0) -> Decision:
-    return decide(hint, candidates, elapsed_ms=elapsed_ms, max_wait_ms=MAX_WAIT_MS)
+QUIET = Terms(MAX_WAIT_MS)
+SHEDS = Terms(MAX_WAIT_MS, sheds=True)
+
+
+def _decide(
+    hint: Hint, candidates: list[Candidate], *, elapsed_ms: float = 0.0, terms: Terms = QUIET
+) -> Decision:
+    return decide(hint, candidates, elapsed_ms=elapsed_ms, terms=terms)
 
 
 def _name(decision: Decision) -> str | None:
@@ -96,7 +94,7 @@ def test_what_has_passed_counts_against_the_budget() -> None:
 
 def test_a_queue_moves_requests_to_another_variant() -> None:
     """The forecast, not the idle time, must fit: a queue at bf16 leaves the budget to int8."""
-    busy = _candidate("bf16", 0.9995, 2, service_ms=20, wait_ms=500)
+    busy = candidate("bf16", 0.9995, 2, service_ms=20, wait_ms=500)
     assert _name(_decide(Hint(budget_ms=40), [busy, LADDER[2]])) == "int8"
     assert _name(_decide(Hint(quality=BALANCED), [busy, LADDER[0]])) == "bf16"
 
@@ -107,8 +105,8 @@ def test_a_queue_moves_requests_to_another_variant() -> None:
 def test_near_equals_are_a_tie_and_the_cheaper_wins(cheap_fidelity: float, expected: str) -> None:
     """Fidelities within 0.001 of the best that fits are a tie; beyond it fidelity decides."""
     ladder = [
-        _candidate("dear", 1.0, 2, service_ms=10),
-        _candidate("cheap", cheap_fidelity, 1, service_ms=10),
+        candidate("dear", 1.0, 2, service_ms=10),
+        candidate("cheap", cheap_fidelity, 1, service_ms=10),
     ]
     assert _name(_decide(Hint(budget_ms=100), ladder)) == expected
 
@@ -116,9 +114,9 @@ def test_near_equals_are_a_tie_and_the_cheaper_wins(cheap_fidelity: float, expec
 def test_best_knows_no_tie() -> None:
     """`best` is strictly the highest fidelity, by however little; among equals the cheaper."""
     ladder = [
-        _candidate("dear", 1.0, 3, service_ms=10),
-        _candidate("equal", 1.0, 2, service_ms=10),
-        _candidate("near", 0.99999, 1, service_ms=10),
+        candidate("dear", 1.0, 3, service_ms=10),
+        candidate("equal", 1.0, 2, service_ms=10),
+        candidate("near", 0.99999, 1, service_ms=10),
     ]
     assert _name(_decide(Hint(quality=BEST), ladder)) == "equal"
     assert _name(_decide(Hint(quality=BEST, budget_ms=100), ladder)) == "equal"
@@ -135,31 +133,33 @@ def test_a_median_that_fits_is_admitted_at_risk() -> None:
 def test_the_safest_of_the_risky_is_tried() -> None:
     """Among variants whose median fits, the lowest p95 has the best chance, whatever its fidelity."""
     ladder = [
-        _candidate("wide", 1.0, 2, service_ms=10, spread=3),
-        _candidate("narrow", 0.9, 1, service_ms=11, spread=1.5),
+        candidate("wide", 1.0, 2, service_ms=10, spread=3),
+        candidate("narrow", 0.9, 1, service_ms=11, spread=1.5),
     ]
     assert _name(_decide(Hint(budget_ms=12), ladder)) == "narrow"
 
 
 def test_a_refusal_says_when_the_queue_will_have_shrunk() -> None:
-    """Where the wait is the trouble, the client hears how long until the soonest median would fit."""
+    """Where the wait is the trouble, the client hears how long until the soonest p95 would fit."""
     busy = [
-        _candidate("fp32", 1.0, 4, service_ms=40, wait_ms=1000),
-        _candidate("int8", 0.985, 1, service_ms=10, wait_ms=3000),
+        candidate("fp32", 1.0, 4, service_ms=40, wait_ms=1000),
+        candidate("int8", 0.985, 1, service_ms=10, wait_ms=3000),
     ]
     decision = _decide(Hint(budget_ms=50), busy)
     assert decision.chosen is None
-    assert decision.retry_after_s == pytest.approx((1040 - 50) / 1000)
+    assert decision.retry_after_s == pytest.approx((1040 * 1.2 - 50) / 1000)
     assert "queued" in decision.reason
 
 
 def test_the_soonest_is_one_that_could_make_it() -> None:
     """A variant too slow even when idle does not shorten the promised wait."""
     busy = [
-        _candidate("slow", 1.0, 4, service_ms=60),
-        _candidate("fast", 0.985, 1, service_ms=10, wait_ms=3000),
+        candidate("slow", 1.0, 4, service_ms=60),
+        candidate("fast", 0.985, 1, service_ms=10, wait_ms=3000),
     ]
-    assert _decide(Hint(budget_ms=50), busy).retry_after_s == pytest.approx((3010 - 50) / 1000)
+    assert _decide(Hint(budget_ms=50), busy).retry_after_s == pytest.approx(
+        (3010 * 1.2 - 50) / 1000
+    )
 
 
 def test_a_hopeless_budget_gets_no_promise_to_retry() -> None:
@@ -188,7 +188,7 @@ def test_a_pin_below_the_floor_is_not_served() -> None:
 
 def test_without_a_budget_a_long_wait_is_refused() -> None:
     """`max_wait_ms` bounds the wait that a request without a budget is let in for."""
-    queue = [_candidate("int8", 0.985, 1, service_ms=10, wait_ms=MAX_WAIT_MS + 1000)]
+    queue = [candidate("int8", 0.985, 1, service_ms=10, wait_ms=MAX_WAIT_MS + 1000)]
     decision = _decide(Hint(quality=FAST), queue)
     assert decision.chosen is None
     assert decision.retry_after_s == pytest.approx(1.0)
@@ -198,7 +198,7 @@ def test_without_a_budget_a_long_wait_is_refused() -> None:
 @pytest.mark.parametrize("hint", [Hint(quality=BEST), Hint(variant="fp32")])
 def test_without_a_budget_a_long_request_is_served(hint: Hint) -> None:
     """Only the wait is bounded: an idle server takes a request that runs for a minute."""
-    assert _name(_decide(hint, [_candidate("fp32", 1.0, 4, service_ms=60_000)])) == "fp32"
+    assert _name(_decide(hint, [candidate("fp32", 1.0, 4, service_ms=60_000)])) == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -233,109 +233,80 @@ def test_each_rejected_variant_has_its_reason(hint: Hint, expected: dict[str, st
     assert {r.variant: r.reason for r in _decide(hint, LADDER).rejected} == expected
 
 
-FIDELITIES = st.floats(0.9, 1.0) | st.sampled_from([0.985, 0.99, 0.9985, 0.9995, 1.0])
-TIMES_MS = st.floats(0.1, 2000)
-SPREADS = st.floats(1, 3)
+def test_what_is_kept_back_and_what_is_tightened_leave_less_time() -> None:
+    """The reserve comes off the budget first, then only a share of what is left may be filled."""
+    hint = Hint(budget_ms=50)
+    assert _name(_decide(hint, LADDER[:1])) == "fp32"
+    assert _decide(hint, LADDER[:1], terms=Terms(MAX_WAIT_MS, reserve_ms=3)).at_risk
+    assert _name(_decide(hint, LADDER[:1], terms=Terms(MAX_WAIT_MS, tightened=0.5))) is None
 
 
-def _ladders(spreads: st.SearchStrategy[float]) -> st.SearchStrategy[list[Candidate]]:
-    one = st.tuples(FIDELITIES, st.floats(0.01, 10), TIMES_MS, st.just(0.0) | TIMES_MS, spreads)
-    return st.lists(one, min_size=1, max_size=5).map(
-        lambda rows: [
-            _candidate(f"v{i}", fidelity, cost, service_ms=service, wait_ms=wait, spread=spread)
-            for i, (fidelity, cost, service, wait, spread) in enumerate(rows)
-        ]
-    )
+def test_strict_terms_let_nothing_in_at_risk() -> None:
+    """A median that fits is not enough."""
+    assert _name(_decide(Hint(budget_ms=11), LADDER)) == "int8"
+    assert _name(_decide(Hint(budget_ms=11), LADDER, terms=Terms(MAX_WAIT_MS, strict=True))) is None
 
 
-LADDERS = _ladders(SPREADS)
-EVEN_LADDERS = _ladders(st.just(1.5))
-BUDGETS = st.floats(0.1, 5000)
-QUALITIES = st.none() | st.just(BEST) | st.builds(Quality, floor=FIDELITIES | st.just(0.0))
-PINS = st.none() | st.just("v0")
-HINTS = st.builds(Hint, budget_ms=st.none() | BUDGETS, quality=QUALITIES, variant=PINS)
+def test_cheapest_terms_take_the_cheapest_in_time() -> None:
+    """Under brownout a budget buys no fidelity; the note says why."""
+    terms = Terms(MAX_WAIT_MS, cheapest=True, note="; brownout")
+    decision = _decide(Hint(budget_ms=1000), LADDER, terms=terms)
+    assert _name(decision) == "int8"
+    assert decision.reason.endswith("; brownout")
 
 
-def _floor(hint: Hint, ladder: list[Candidate]) -> float:
-    if hint.quality is None:
-        return 0.0
-    return max(c.fidelity for c in ladder) if hint.quality.best else hint.quality.floor
-
-
-def _allowed(hint: Hint, ladder: list[Candidate]) -> list[Candidate]:
-    floor = _floor(hint, ladder)
-    return [c for c in ladder if c.fidelity >= floor and hint.variant in (None, c.variant)]
-
-
-@given(HINTS, LADDERS)
-def test_a_floor_and_a_pin_are_never_broken(hint: Hint, ladder: list[Candidate]) -> None:
-    """Whatever the load, the answer is at or above the floor and from the pinned variant."""
-    chosen = _decide(hint, ladder).chosen
-    assert chosen is None or chosen in _allowed(hint, ladder)
-
-
-@given(HINTS, LADDERS)
-def test_nobody_is_refused_while_a_variant_can_make_it(hint: Hint, ladder: list[Candidate]) -> None:
-    """A refusal means that no allowed variant's median fits; a p95 that fits is never at risk."""
-    left_ms = MAX_WAIT_MS if hint.budget_ms is None else hint.budget_ms
-    allowed = _allowed(hint, ladder)
-    decision = _decide(hint, ladder)
-    assert (decision.chosen is None) == all(c.forecast.p50_ms > left_ms for c in allowed)
-    safe = any(c.forecast.p95_ms <= left_ms for c in allowed)
-    assert decision.at_risk == (decision.chosen is not None and not safe)
-
-
-@given(HINTS, LADDERS)
-def test_every_variant_is_chosen_or_rejected(hint: Hint, ladder: list[Candidate]) -> None:
-    """Each deployed variant appears once in a decision, and the rejected ones with a reason."""
-    decision = _decide(hint, ladder)
-    named = [r.variant for r in decision.rejected]
-    named += [decision.chosen.variant] if decision.chosen else []
-    assert sorted(named) == sorted(c.variant for c in ladder)
-    assert all(r.reason for r in decision.rejected)
-
-
-@given(HINTS, LADDERS)
-def test_a_promise_to_retry_is_in_the_future(hint: Hint, ladder: list[Candidate]) -> None:
-    """`retry_after_s` stands on refusals only, and is above zero."""
-    decision = _decide(hint, ladder)
-    if decision.retry_after_s is not None:
+def test_a_cold_variant_is_never_chosen() -> None:
+    """Not even pinned or as the only one; its reason says that no replica is up."""
+    cold = candidate("fp32", 1.0, 4, service_ms=40, cold=True)
+    for hint in (Hint(), Hint(budget_ms=1000), Hint(variant="fp32"), Hint(quality=BEST)):
+        decision = _decide(hint, [cold])
         assert decision.chosen is None
-        assert decision.retry_after_s > 0
+        assert [r.reason for r in decision.rejected] == ["no replica is up yet"]
 
 
-@given(LADDERS, QUALITIES, PINS, BUDGETS, st.floats(0, 5000))
-def test_a_larger_budget_never_lowers_fidelity(
-    ladder: list[Candidate], quality: Quality | None, pin: str | None, budget_ms: float, more: float
+def _priced(best: float, cheap: float) -> list[Candidate]:
+    return [
+        candidate("fp32", 1.0, 4, service_ms=40, price=best),
+        candidate("int8", 0.985, 1, service_ms=10, price=cheap),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("best", "cheap", "expected"),
+    [
+        pytest.param(0.9, 0.0, "fp32", id="worth 1 more in the best than in the other"),
+        pytest.param(1.1, 0.0, "int8", id="the best is too dear"),
+        pytest.param(1.9, 1.1, "fp32", id="both are dear, the best less beyond its worth"),
+        pytest.param(
+            AN_ANSWER + 1.1, AN_ANSWER + 0.1, None, id="worth less than its price everywhere"
+        ),
+    ],
+)
+def test_a_request_goes_where_its_worth_exceeds_its_price_most(
+    best: float, cheap: float, expected: str | None
 ) -> None:
-    """At the same state, more time gives at least the fidelity (a tie aside) and is never refused."""
-    tight = _decide(Hint(budget_ms=budget_ms, quality=quality, variant=pin), ladder)
-    loose = _decide(Hint(budget_ms=budget_ms + more, quality=quality, variant=pin), ladder)
-    if tight.chosen is None:
-        return
-    assert loose.chosen is not None
-    assert not (loose.at_risk and not tight.at_risk)
-    if not tight.at_risk:
-        assert loose.chosen.fidelity >= tight.chosen.fidelity - FIDELITY_TIE - 1e-12
+    """An answer has a worth, its fidelity up to 1 more; a price above both everywhere refuses."""
+    decision = _decide(Hint(budget_ms=1000), _priced(best, cheap), terms=SHEDS)
+    assert _name(decision) == expected
+    if decision.chosen is None:
+        assert decision.retry_after_s == pytest.approx(SHED_RETRY_S)
+        assert "longer requests give way to shorter ones" in decision.reason
+    else:
+        assert decision.reason == PRICED_REASON
+    assert _decide(Hint(budget_ms=1000), _priced(best, cheap)).chosen is not None
 
 
-@given(EVEN_LADDERS, QUALITIES, BUDGETS, st.floats(0, 5000))
-def test_a_larger_budget_never_lowers_fidelity_even_at_risk(
-    ladder: list[Candidate], quality: Quality | None, budget_ms: float, more: float
-) -> None:
-    """Where all variants spread alike, the same holds for decisions at risk."""
-    tight = _decide(Hint(budget_ms=budget_ms, quality=quality), ladder)
-    loose = _decide(Hint(budget_ms=budget_ms + more, quality=quality), ladder)
-    if tight.chosen is not None:
-        assert loose.chosen is not None
-        assert loose.chosen.fidelity >= tight.chosen.fidelity - FIDELITY_TIE - 1e-12
+def test_a_price_explains_who_was_not_chosen() -> None:
+    """The dear queue is kept for shorter requests, and the decision says so."""
+    (rejected,) = _decide(Hint(budget_ms=1000), _priced(1.1, 0.0), terms=SHEDS).rejected
+    assert rejected.reason == "its queue is kept for shorter requests"
 
 
-@given(LADDERS, FIDELITIES)
-def test_without_a_budget_the_cheapest_at_the_floor_is_taken(
-    ladder: list[Candidate], floor: float
-) -> None:
-    """With time enough for all, a quality alone buys no more than it asks for."""
-    chosen = _decide(Hint(quality=Quality(floor=floor)), ladder).chosen
-    allowed = [c.cost for c in ladder if c.fidelity >= floor]
-    assert (chosen and chosen.cost) == (min(allowed) if allowed else None)
+@pytest.mark.parametrize("price", [AN_ANSWER, AN_ANSWER + 0.01])
+def test_what_may_come_too_late_may_not_be_dear(price: float) -> None:
+    """At risk a price up to an answer's worth is let in; a pin or a policy that does not shed is, always."""
+    dear = [candidate("int8", 0.985, 1, service_ms=10, price=price)]
+    admitted = price <= AN_ANSWER
+    assert (_decide(Hint(budget_ms=11), dear, terms=SHEDS).chosen is not None) == admitted
+    assert _name(_decide(Hint(budget_ms=11, variant="int8"), dear, terms=SHEDS)) == "int8"
+    assert _name(_decide(Hint(budget_ms=11), dear)) == "int8"

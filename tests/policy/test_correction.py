@@ -1,0 +1,126 @@
+"""The online 95th percentile: where it settles, what it learns of, and how it forgets."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.policy.correction import LEAST, MOST, RELAXES_S, STALE_S, Correction
+
+PRIOR = math.log(1.2)
+BIN = 2
+
+
+def _correction(bins: int = 4) -> Correction:
+    return Correction(spread=1.2, bins=bins)
+
+
+def _teach(
+    correction: Correction, log_ratio: float, *, times: int = 1, is_over: bool = True
+) -> None:
+    for _ in range(times):
+        correction.learn(BIN, log_ratio=log_ratio, now_s=0.0, is_over=is_over)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.6])
+@pytest.mark.parametrize("sigma", [0.1, 0.2])
+def test_p95_holds_for_95_of_100(factor: float, sigma: float) -> None:
+    """P(actual <= p95) is 0.95 ± 0.02 on fresh draws, also when all takes 1.6 times the forecast."""
+    rng, correction = random.Random(1), _correction()  # noqa: S311
+
+    def draw() -> float:
+        return math.log(factor) + rng.gauss(0, sigma)
+
+    for _ in range(3000):
+        correction.learn(BIN, log_ratio=draw(), now_s=0.0)
+    within = 0
+    for _ in range(5000):
+        log_ratio = draw()
+        within += log_ratio <= correction.theta(BIN, 0.0)
+        correction.learn(BIN, log_ratio=log_ratio, now_s=0.0)
+    assert within / 5000 == pytest.approx(0.95, abs=0.02)
+
+
+def test_an_untouched_correction_is_the_profiles_spread() -> None:
+    """Nothing is known but the profile; a spread below 1.1 is not believed."""
+    assert _correction().theta(BIN, 0.0) == pytest.approx(PRIOR)
+    assert Correction(spread=1.0, bins=1).theta(0, 0.0) == pytest.approx(math.log(1.1))
+
+
+def test_a_miss_raises_p95_much_and_a_hit_lowers_it_little() -> None:
+    """One in twenty late ones keeps it where it is."""
+    missed, hit = _correction(), _correction()
+    _teach(missed, 1.0)
+    _teach(hit, 0.0)
+    up, down = missed.theta(BIN, 0.0) - PRIOR, PRIOR - hit.theta(BIN, 0.0)
+    assert up == pytest.approx(19 * down)
+    assert down > 0
+
+
+@given(st.floats(-20, 0))
+def test_a_client_that_hangs_up_at_once_teaches_nothing(log_ratio: float) -> None:
+    """Given up before its median, a request might still have been in time or late."""
+    correction = _correction()
+    _teach(correction, log_ratio, times=50, is_over=False)
+    assert correction.theta(BIN, 0.0) == pytest.approx(PRIOR)
+
+
+@pytest.mark.parametrize("beyond", [0.001, 1.0])
+def test_what_was_given_up_beyond_p95_counts_in_full(beyond: float) -> None:
+    """A timed-out request at or beyond its p95 is as late as one that was answered then."""
+    given_up, answered = _correction(), _correction()
+    _teach(given_up, PRIOR + beyond, is_over=False)
+    _teach(answered, PRIOR + beyond)
+    assert given_up.theta(BIN, 0.0) == answered.theta(BIN, 0.0) > PRIOR
+
+
+@given(st.floats(0.001, PRIOR), st.floats(0.001, PRIOR))
+def test_the_later_it_was_given_up_the_more_it_counts(one: float, other: float) -> None:
+    """From the median to p95 it raises p95 more and more, and never lowers it."""
+    found = []
+    for log_ratio in sorted((one, other)):
+        correction = _correction()
+        _teach(correction, log_ratio, is_over=False)
+        found.append(correction.theta(BIN, 0.0))
+    assert PRIOR < found[0] <= found[1]
+
+
+def test_a_sparse_bin_is_the_variants() -> None:
+    """What one bin learns raises the others too, and itself more."""
+    correction = _correction()
+    _teach(correction, 1.0, times=5)
+    other = correction.theta(0, 0.0)
+    assert PRIOR < other < correction.theta(BIN, 0.0)
+
+
+def test_a_silent_bin_relaxes_to_the_prior() -> None:
+    """A variant that was slow once is asked again: at first nothing fades, then all of it does."""
+    correction = _correction()
+    _teach(correction, 1.0, times=5)
+    learned = correction.theta(BIN, 0.0)
+    assert correction.theta(BIN, STALE_S) == learned
+    fading = [correction.theta(BIN, STALE_S + i) for i in range(60)]
+    assert fading == sorted(fading, reverse=True)
+    assert fading[round(RELAXES_S)] < PRIOR + (learned - PRIOR) / 2
+    assert fading[-1] == pytest.approx(PRIOR, abs=0.01)
+
+
+def test_what_is_learned_after_a_silence_starts_from_what_is_left() -> None:
+    """A single hit long after does not bring the old lateness back."""
+    correction = _correction()
+    _teach(correction, 1.0, times=10)
+    correction.learn(BIN, log_ratio=0.0, now_s=100.0)
+    assert correction.theta(BIN, 100.0) == pytest.approx(PRIOR, abs=0.01)
+
+
+@given(st.lists(st.tuples(st.floats(-5, 5), st.booleans(), st.floats(0, 5)), max_size=200))
+def test_p95_stays_within_its_bounds(outcomes: list[tuple[float, bool, float]]) -> None:
+    """Whatever happens, a variant stays one that may be asked."""
+    correction, now_s = _correction(), 0.0
+    for log_ratio, is_over, passed_s in outcomes:
+        now_s += passed_s
+        correction.learn(BIN, log_ratio=log_ratio, now_s=now_s, is_over=is_over)
+        assert LEAST <= correction.theta(BIN, now_s) <= MOST
+        assert LEAST <= correction.theta(0, now_s) <= MOST
