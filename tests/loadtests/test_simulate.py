@@ -20,6 +20,7 @@ from loadtests.machine_file import (
     write_machine,
 )
 from loadtests.machine_from import described
+from loadtests.overheads import Overheads
 from loadtests.product_policy import BrainPolicy, Switches
 from loadtests.sim_capacity import sustained
 from loadtests.sim_results import Mean, result_of, worst_window, worths
@@ -127,7 +128,7 @@ def test_a_file_that_is_no_machine_is_refused(tmp_path: Path, text: str | None) 
 
 
 def test_a_server_describes_its_machine() -> None:
-    """Profiles as /v1/variants tells them, token counts by its tokenizer."""
+    """Profiles as /v1/variants tells them, token counts by its tokenizer, overheads as measured."""
     told = {
         "variant": "onnx-fp32",
         "fidelity": 1.0,
@@ -143,7 +144,11 @@ def test_a_server_describes_its_machine() -> None:
             "cost_ms": 0.103,
         },
     }
-    found = described([told], lambda text: len(text.split()), cores=2, where="here")
+    overheads = Overheads(
+        router_ms=0.51234, call_ms=2.0, replica_call_ms=0.4, around_ms=1.5, hop_ms=0.3
+    )
+    found = described([told], lambda text: len(text.split()), cores=2, overheads=overheads)
+    assert (found.router_ms, found.around_ms, found.hop_ms) == (0.512, 1.5, 0.3)
     assert found.variants[0].profile.base_ms == 1.5
     assert [(pool.name, pool.share) for pool in found.token_pools] == [
         ("query", 60),
@@ -152,7 +157,7 @@ def test_a_server_describes_its_machine() -> None:
     ]
     assert max(found.token_pools[0].tokens) < max(found.token_pools[2].tokens)
     with pytest.raises(KeyError, match="profile"):
-        described([{"variant": "a", "fidelity": 1.0}], len, cores=2, where="here")
+        described([{"variant": "a", "fidelity": 1.0}], len, cores=2, overheads=overheads)
 
 
 def test_one_rung_sustains_what_its_batches_hold() -> None:

@@ -1,0 +1,122 @@
+"""The brain when there is too much to do: who gets less, and who gives way."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import pytest
+
+from serve_app.policy.brain import Brain
+from serve_app.policy.brownout import FEWEST
+from serve_app.policy.hint import Hint, Quality
+from serve_app.policy.routing import PRICED_REASON
+from tests.policy.brains import (
+    FIDELITIES,
+    NOW_S,
+    PER_TOKEN_MS,
+    ask,
+    brain_of_four,
+    brown_out,
+    name_of,
+    queue,
+)
+
+
+def test_refusals_raise_the_level_and_jitter_their_retry() -> None:
+    """Clients that are refused together are told times up to half as much apart."""
+    brain = brain_of_four()
+    found = []
+    with ExitStack() as stack:
+        for variant in FIDELITIES:
+            queue(stack, brain, variant, 50_000)
+        for _ in range(FEWEST):
+            decision = ask(brain, Hint(budget_ms=100))
+            assert decision.chosen is None
+            assert decision.retry_after_s is not None
+            found.append(decision.retry_after_s)
+        judged = brain.judge(
+            Hint(budget_ms=100), tokens=20, elapsed_ms=0, client="a", now_s=NOW_S
+        ).retry_after_s
+    assert judged is not None
+    assert all(judged <= retry_after_s <= 1.5 * judged for retry_after_s in found)
+    assert len(set(found)) == FEWEST
+    assert brain.brownout.level == 1
+
+
+@pytest.mark.parametrize(("level", "variant"), [(0, "bf16"), (1, "bf16"), (2, "int8"), (3, "int4")])
+def test_brownout_lowers_the_default_floor_only(level: int, variant: str) -> None:
+    """Who asked for nothing gets less, and the reason says so; any hint of one's own is untouched."""
+    brain = brain_of_four()
+    brown_out(brain, level)
+    decision = ask(brain, Hint())
+    assert name_of(decision) == variant
+    assert (f"brownout level {level}" in decision.reason) == bool(level)
+    for hint, expected in (
+        (Hint(quality=Quality(floor=0.99)), "bf16"),
+        (Hint(quality=Quality(best=True)), "fp32"),
+        (Hint(budget_ms=1000), "bf16"),
+        (Hint(variant="fp32"), "fp32"),
+    ):
+        assert name_of(ask(brain, hint)) == expected
+
+
+def test_under_brownout_the_large_client_is_refused_first() -> None:
+    """Of two clients at 9 : 1 the large one may fill half of a budget only; in quiet both are served."""
+    for level in (0, 1):
+        brain = brain_of_four()
+        brown_out(brain, level)
+        for i in range(100):
+            ask(brain, Hint(budget_ms=1000), client="small" if i % 10 == 0 else "large")
+        with ExitStack() as stack:
+            for variant in FIDELITIES:
+                queue(stack, brain, variant, round(60 / PER_TOKEN_MS[variant]))
+            brain.brownout.level = level
+            small, large = (
+                ask(brain, Hint(budget_ms=250), client=name) for name in ("small", "large")
+            )
+        assert small.chosen is not None
+        assert (large.chosen is None) == bool(level)
+        if level:
+            assert "over its share" in large.reason
+
+
+def _crowd(brain: Brain, stack: ExitStack, variants: Sequence[str], *, seconds: float) -> float:
+    """Queues stand at some variants, and requests look at them; returns when that ended."""
+    for variant in variants:
+        queue(stack, brain, variant, round(150 / PER_TOKEN_MS[variant]))
+    now_s = NOW_S
+    while now_s < NOW_S + seconds:
+        now_s += 0.01
+        ask(brain, Hint(budget_ms=5000), tokens=1, now_s=now_s)
+    return now_s
+
+
+def test_in_a_crowd_long_texts_leave_the_best_variant_first() -> None:
+    """As its queue begins to stand, a short text still goes there, and a long one to a cheaper one."""
+    brain = brain_of_four()
+    with ExitStack() as stack:
+        now_s = _crowd(brain, stack, ["fp32", "bf16"], seconds=0.05)
+        short, long = (
+            ask(brain, Hint(budget_ms=5000), tokens=tokens, now_s=now_s) for tokens in (10, 500)
+        )
+    assert name_of(short) == "bf16"
+    assert name_of(long) == "int8"
+    assert short.reason == long.reason == PRICED_REASON
+
+
+def test_in_a_crowd_long_texts_are_refused_and_short_ones_served() -> None:
+    """Once queues stand for seconds, a text that costs others more than it is worth gives way."""
+    brain = brain_of_four()
+    with ExitStack() as stack:
+        now_s = _crowd(brain, stack, list(FIDELITIES), seconds=2)
+        short, long = (
+            ask(brain, Hint(budget_ms=5000), tokens=tokens, now_s=now_s) for tokens in (2, 500)
+        )
+        assert short.chosen is not None
+        assert long.chosen is None
+        assert long.retry_after_s is not None
+        pinned = ask(brain, Hint(variant="int4"), tokens=500, now_s=now_s)
+        assert name_of(pinned) == "int4"
+    unmoved = brain_of_four(sheds=False)
+    with ExitStack() as stack:
+        now_s = _crowd(unmoved, stack, list(FIDELITIES), seconds=2)
+        assert ask(unmoved, Hint(budget_ms=5000), tokens=500, now_s=now_s).chosen is not None
