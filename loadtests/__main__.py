@@ -1,4 +1,4 @@
-"""`python -m loadtests run | report | compare | simulate | reality | autoscale`."""
+"""`python -m loadtests run | report | compare | simulate | reality | autoscale | bench-decision`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from loadtests import autoscale_command, reality_command, simulate_command
+from loadtests import autoscale_command, decision_bench, reality_command, simulate_command
 from loadtests.errors import LoadTestError
 from loadtests.phases import PROFILES
 from loadtests.slo import METRICS, parse_slo
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     autoscale_command.add_options(scaled)
     real = commands.add_parser("reality", help="hold the simulator against a running server")
     reality_command.add_options(real)
+    decision_bench.add_options(commands.add_parser("bench-decision", help="time one decision"))
     return top
 
 
@@ -147,6 +148,7 @@ COMMANDS = {
     "simulate": simulate_command.simulate,
     "autoscale": autoscale_command.autoscale,
     "reality": reality_command.reality,
+    "bench-decision": decision_bench.bench,
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,15 @@
+"""The micro-benchmark of a decision: what it runs, not how long that takes."""
+
+from loadtests.decision_bench import measured
+
+
+def test_each_part_is_timed_as_often_as_asked() -> None:
+    """Whole decisions, and their two parts on their own, in states that decisions can be made in."""
+    found = list(measured(120, seed=1))
+    assert [timed.what.strip() for timed in found] == [
+        "Brain.decide",
+        "Brain.candidates",
+        "routing.decide",
+    ]
+    assert all(len(timed.us) == 120 and timed.us == sorted(timed.us) for timed in found)
+    assert "p99" in str(found[0])
