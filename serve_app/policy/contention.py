@@ -20,7 +20,8 @@ class Contention:
 
     def __init__(self, *, cores: float) -> None:
         self._pace = [max(1.0, busy / cores) for busy in range(MOST_BUSY + 1)]
-        self._hop_ms: list[float | None] = [None] * (MOST_BUSY + 1)
+        self._hop_ms = [0.0] * (MOST_BUSY + 1)
+        self._told_by = list(range(MOST_BUSY + 1))  # whose hop to take: the nearest that is known
         self._paces_seen = [0] * (MOST_BUSY + 1)
         self._hops_seen = [0] * (MOST_BUSY + 1)
 
@@ -32,13 +33,11 @@ class Contention:
             engine, in milliseconds. Where nobody knows, as much as with fewer busy engines.
         """
         number = busy if busy < MOST_BUSY else MOST_BUSY
-        hop_ms = self._hop_ms[number]
-        return self._pace[number], self._nearest_hop_ms(number) if hop_ms is None else hop_ms
+        return self._pace[number], self._hop_ms[self._told_by[number]]
 
-    def _nearest_hop_ms(self, number: int) -> float:
-        fewer = (hop_ms for hop_ms in reversed(self._hop_ms[:number]) if hop_ms is not None)
-        more = (hop_ms for hop_ms in self._hop_ms[number:] if hop_ms is not None)
-        return next(fewer, next(more, 0.0))
+    def _nearest_known(self, number: int) -> int:
+        known = [i for i, seen in enumerate(self._hops_seen) if seen]
+        return max((i for i in known if i <= number), default=known[0])
 
     def learn(self, busy: int, *, pace: float, hop_ms: float) -> None:
         """Take one reply to a call that was sent when `busy` engines, its own included, were at work."""
@@ -48,8 +47,9 @@ class Contention:
         self._pace[number] += weight * (min(max(pace, LEAST_PACE), MOST_PACE) - self._pace[number])
         self._hops_seen[number] += 1
         known = self._hop_ms[number]
-        if known is None:
+        if self._hops_seen[number] == 1:
             self._hop_ms[number] = hop_ms
+            self._told_by = [self._nearest_known(other) for other in range(MOST_BUSY + 1)]
         else:
             weight = max(WEIGHT, FIRST_WEIGHTS / self._hops_seen[number])
             self._hop_ms[number] = known + weight * (min(hop_ms, OUTLIER * known + 1) - known)
