@@ -78,6 +78,8 @@ def median(
     first_ms = pace * (base_ms + per_token_ms * first)
     wait_ms = pace * (-(-ahead // batch_tokens) * base_ms + ahead * per_token_ms)
     wait_ms -= running_ms if running_ms < first_ms else first_ms
+    # Below 0 where nothing is ahead: a call whose requests have all gone is still on its way.
+    wait_ms = wait_ms if wait_ms > 0.0 else 0.0
     if joiners:
         room, joining = -tokens % batch_tokens, tokens_per_ms * wait_ms
         service_ms += pace * per_token_ms * (joining if joining < room else room)
