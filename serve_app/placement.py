@@ -27,7 +27,9 @@ def plan(*, cluster_cpus: float, variants: int, threads: int, routers: int = 1) 
     A cluster with room for two replicas of each variant gives each replica whole CPUs, as many as it
     has threads. On a smaller one that would leave variants without a replica, and Serve waiting for
     ever; there the replicas of all variants share the CPUs in time: each group may grow to one
-    replica per `threads` CPUs, and reservations shrink until all fit. Either way one group may be at
+    replica per `threads` CPUs that the others' engines leave, and reservations shrink until all fit: a
+    second engine on cores that are taken only slows the rest, and its start costs seconds of them
+    (25 requests/s on two cores: 78 % in time with second replicas, 91 % without). Either way one group may be at
     its largest while the others keep a replica each, which is idle most of the time.
     """
     if cluster_cpus >= routers + 2 * variants * threads:
@@ -39,7 +41,7 @@ def plan(*, cluster_cpus: float, variants: int, threads: int, routers: int = 1) 
             max_replicas=max_replicas,
             slots=max_replicas + variants - 1,
         )
-    max_replicas = max(1, int(cluster_cpus // threads))
+    max_replicas = max(1, int((cluster_cpus - (variants - 1) * threads) // threads))
     share = math.floor(1000 * cluster_cpus / (variants * max_replicas)) / 1000
     return Plan(
         router_cpus=0,

@@ -66,8 +66,8 @@ def test_the_slots_fit_the_cpus_that_are_reserved(
     [
         # 1 router + 2 × 3 replicas = 7 CPUs is where whole CPUs begin
         (7, 3, 1, 1, Plan(router_cpus=1, replica_cpus=1, max_replicas=4, slots=6)),
-        (6.9, 3, 1, 1, Plan(router_cpus=0, replica_cpus=0.383, max_replicas=6, slots=8)),
-        (2, 3, 1, 1, Plan(router_cpus=0, replica_cpus=0.333, max_replicas=2, slots=4)),
+        (6.9, 3, 1, 1, Plan(router_cpus=0, replica_cpus=0.575, max_replicas=4, slots=6)),
+        (2, 3, 1, 1, Plan(router_cpus=0, replica_cpus=0.666, max_replicas=1, slots=3)),
         (1, 1, 4, 1, Plan(router_cpus=0, replica_cpus=1, max_replicas=1, slots=1)),
         (64, 3, 4, 2, Plan(router_cpus=1, replica_cpus=4, max_replicas=13, slots=15)),
     ],
