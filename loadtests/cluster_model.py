@@ -84,6 +84,7 @@ class Cluster:
         """
         self.simulation = Simulation(cores=machine.cores)
         self._setup = setup
+        self._half_s = machine.outside_ms / 2000  # to the router, and back
         self._rng = random.Random(f"clients {seed}")  # noqa: S311
         self.replicas = {
             facts.variant: [
@@ -157,7 +158,7 @@ class Cluster:
         if number + 1 < len(self._requests):
             self.simulation.at(self._requests[number + 1].arrived_s, self._arrive, number + 1)
         request = self._requests[number]
-        self._submit(Attempt(request, request.arrived_s + request.budget_ms / 1000))
+        self._submit(Attempt(request, self._deadline_s(request)))
 
     def _submit(self, attempt: Attempt) -> None:
         routers, habits = self.routers, self._setup.habits
@@ -165,7 +166,10 @@ class Cluster:
         if habits.hang_up_share and self._rng.random() < habits.hang_up_share:
             when_s = attempt.request.arrived_s + habits.hang_up_after_ms / 1000
             self.simulation.at(when_s, self._hang_up, (attempt, router))
-        router.arrive(attempt)
+        if self._half_s:
+            self.simulation.at(self.simulation.now_s + self._half_s, router.arrive, attempt)
+        else:
+            router.arrive(attempt)
 
     def _hang_up(self, who: tuple[Attempt, Router]) -> None:
         attempt, router = who
@@ -184,8 +188,10 @@ class Cluster:
         self._try_again(attempt, None)
 
     def answered(self, attempt: Attempt) -> None:
-        """See `sim_router.Clients`."""
-        self._end(attempt, Outcome.ON_TIME)
+        """See `sim_router.Clients`. Whether that was in time is the client's to say."""
+        latency_ms = (self.simulation.now_s + self._half_s - attempt.request.arrived_s) * 1000
+        in_time = latency_ms <= attempt.request.budget_ms
+        self._end(attempt, Outcome.ON_TIME if in_time else Outcome.LATE)
 
     def _end(self, attempt: Attempt, outcome: Outcome) -> None:
         fate, request = self.fate, attempt.request
@@ -197,7 +203,7 @@ class Cluster:
         fate.outcomes[request.number] = outcome
         fate.variants[request.number] = attempt.variant
         if outcome == Outcome.ON_TIME:
-            latency_ms = (self.simulation.now_s - request.arrived_s) * 1000
+            latency_ms = (self.simulation.now_s + self._half_s - request.arrived_s) * 1000
             fate.latencies_ms[request.number] = latency_ms
 
     def _try_again(self, attempt: Attempt, retry_after_s: float | None) -> None:
@@ -214,5 +220,8 @@ class Cluster:
         now_s = self.simulation.now_s
         request = replace(attempt.request, number=self._next_number, arrived_s=now_s)
         self._next_number += 1
-        deadline_s = now_s + request.budget_ms / 1000
-        self._submit(Attempt(request, deadline_s, attempt.attempt + 1))
+        self._submit(Attempt(request, self._deadline_s(request), attempt.attempt + 1))
+
+    def _deadline_s(self, request: SimRequest) -> float:
+        """When the router gives up: it counts from when it sees a request."""
+        return request.arrived_s + self._half_s + request.budget_ms / 1000

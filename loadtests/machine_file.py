@@ -63,6 +63,10 @@ class MachineFile:
     replica_call_ms: NotNegative
     hop_ms: NotNegative
     around_ms: NotNegative = 0.0
+    outside_ms: NotNegative = 0.0
+    engine_pace: Positive = 1.0
+    stalls_per_s: NotNegative = 0.0
+    stall_ms: NotNegative = 0.0
     variants: Annotated[tuple[Rung, ...], Field(min_length=1)]
     token_pools: Annotated[tuple[Pool, ...], Field(min_length=1)]
 
@@ -129,6 +133,10 @@ def _measured(found: MachineFile) -> Measured:
             replica_call_ms=found.replica_call_ms,
             hop_ms=found.hop_ms,
             around_ms=found.around_ms,
+            outside_ms=found.outside_ms,
+            engine_pace=found.engine_pace,
+            stalls_per_s=found.stalls_per_s if found.stall_ms else 0.0,
+            stall_ms=found.stall_ms,
         ),
         pools=tuple(
             TokenPool(name=pool.name, share=pool.share, tokens=pool.tokens)

@@ -2,7 +2,8 @@
 
 Decisions alone (`/v1/route`) show what the router takes for a request; answers by one variant show, on
 top of that, what a call takes in the router and in the replica, beside the engine's own time. One request
-at a time, so nothing is coalesced: a loaded server spends less on each.
+at a time, `PER_S` a second: nothing is coalesced, and between requests caches go cold as they do in service,
+where everything takes longer than back to back.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from loadtests.sampling import server_process
 
 REQUESTS = 200
 WARM = 20
-ROUTER = ":router"
+PER_S = 25.0
+STALL_S = 0.001  # a loop that does nothing else is held up for longer: the host took the core
+WATCHED_S = 5.0
+REPLICA, ROUTER = "ray::ServeReplica:", "router"
 TEXT = "how do I reset my card pin"
 
 
@@ -33,6 +37,10 @@ class Overheads:
     replica_call_ms: float  # of a replica, for each call
     around_ms: float  # of the client and the proxy, for each request
     hop_ms: float  # of latency that a call takes beside all CPU
+    outside_ms: float  # of latency that a request takes outside of the router
+    engine_pace: float  # what a batch takes here / what the profile says
+    stalls_per_s: float  # how often a core is taken away from whoever uses it
+    stall_ms: float  # for how long, on average
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,9 @@ def measure(host: str, *, variant: str, engine_ms: Callable[[int], float]) -> Ov
         decided = _spent(root, client, "/v1/route", body)
         answered = _spent(root, client, "/v1/embeddings", body)
     call_ms = max(answered.router_ms - decided.router_ms, 0.0)
-    replica_ms = max(answered.replicas_ms - engine_ms(tokens), 0.0)
+    engine_pace = max(answered.inference_ms / engine_ms(tokens), 1.0)
+    replica_ms = max(answered.replicas_ms - engine_pace * engine_ms(tokens), 0.0)
+    stalls_per_s, stall_ms = _stalls()
     waited_ms = answered.latency_ms - decided.latency_ms - answered.inference_ms
     return Overheads(
         router_ms=decided.router_ms,
@@ -74,6 +84,10 @@ def measure(host: str, *, variant: str, engine_ms: Callable[[int], float]) -> Ov
         replica_call_ms=replica_ms,
         around_ms=decided.others_ms,
         hop_ms=max(waited_ms - call_ms - replica_ms, 0.0),
+        outside_ms=max(decided.latency_ms - decided.router_ms, 0.0),
+        engine_pace=engine_pace,
+        stalls_per_s=stalls_per_s,
+        stall_ms=stall_ms,
     )
 
 
@@ -82,20 +96,18 @@ def _spent(root: psutil.Process, client: httpx.Client, path: str, body: dict[str
     headers = {"Content-Type": "application/json"}
     for _ in range(WARM):
         client.post(path, content=content, headers=headers)
-    before, own_s, began_s, inference_ms = (
-        _cpu_s(root),
-        time.process_time(),
-        time.perf_counter(),
-        0.0,
-    )
-    for _ in range(REQUESTS):
+    before, own_s, began_s = _cpu_s(root), time.process_time(), time.perf_counter()
+    latency_s, inference_ms = 0.0, 0.0
+    for number in range(REQUESTS):
+        time.sleep(max(began_s + number / PER_S - time.perf_counter(), 0.0))
+        sent_s = time.perf_counter()
         answer = client.post(path, content=content, headers=headers)
+        latency_s += time.perf_counter() - sent_s
         inference_ms += float(answer.headers.get("X-Inference-Ms", 0.0))
-    latency_s, own_s = time.perf_counter() - began_s, time.process_time() - own_s
-    after = _cpu_s(root)
+    own_s = time.process_time() - own_s
     spent_s = {
         pid: (kind, cpu_s - before.get(pid, (kind, cpu_s))[1])
-        for pid, (kind, cpu_s) in after.items()
+        for pid, (kind, cpu_s) in _cpu_s(root).items()
     }
 
     def of(kind: str) -> float:
@@ -108,6 +120,18 @@ def _spent(root: psutil.Process, client: httpx.Client, path: str, body: dict[str
         latency_ms=latency_s * 1000 / REQUESTS,
         inference_ms=inference_ms / REQUESTS,
     )
+
+
+def _stalls() -> tuple[float, float]:
+    """How often, and for how many milliseconds on average, this process is held up at work."""
+    gaps: list[float] = []
+    began_s = last_s = now_s = time.perf_counter()
+    while now_s < began_s + WATCHED_S:
+        now_s = time.perf_counter()
+        if now_s - last_s > STALL_S:
+            gaps.append(now_s - last_s)
+        last_s = now_s
+    return len(gaps) / WATCHED_S, 1000 * sum(gaps) / len(gaps) if gaps else 0.0
 
 
 def _cpu_s(root: psutil.Process) -> dict[int, tuple[str, float]]:
@@ -123,10 +147,8 @@ def _cpu_s(root: psutil.Process) -> dict[int, tuple[str, float]]:
 
 
 def _kind(words: str) -> str:
-    if "ServeReplica" in words:
-        return "router" if words.split(maxsplit=1)[0].endswith(ROUTER) else "replica"
-    return (
-        "haproxy"
-        if "haproxy" in words.rsplit("/", maxsplit=1)[-1] or "/haproxy" in words
-        else "other"
-    )
+    """Of a process, by its title: Ray names workers by actor and, while one runs, by method."""
+    if words.startswith(REPLICA):
+        deployment = words.split(maxsplit=1)[0].rpartition(":")[2].partition(".")[0]
+        return "router" if deployment == ROUTER else "replica"
+    return "haproxy" if "/haproxy" in words else "other"

@@ -136,9 +136,10 @@ class Replica:
         for text in batch:
             if text.call.started_s is None:
                 text.call.started_s = now_s
-        work_ms = self.profile.fitted_ms(padded_tokens)
+        work_ms = self.profile.fitted_ms(padded_tokens) * self.machine.engine_pace
         if self._sigma:
             work_ms *= math.exp(self.rng.gauss(0.0, self._sigma))
+        work_ms += self.machine.stalled_ms(work_ms, self.rng)
         self.simulation.compute(work_ms / 1000, self._ran, (batch, padded_tokens))
 
     def _ran(self, ran: tuple[list[_Text], int]) -> None:

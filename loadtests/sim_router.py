@@ -77,6 +77,7 @@ class Router:
         self.stale_s = stale_s  # by which the policy learns late what replies say
         self.decisions = 0
         self._clients = clients
+        self._rng = rng
         self._lanes = {
             facts.variant: Lane(
                 self, facts.variant, short_batches(facts.profile), replicas[facts.variant], rng
@@ -104,6 +105,7 @@ class Router:
 
     def work(self, work_ms: float, do: Callable[[T], None], what: T) -> None:
         """Queue a job of the router's one thread."""
+        work_ms += self.machine.stalled_ms(work_ms, self._rng)
         if self._busy:
             self._jobs.append((self.simulation.now_s, work_ms, do, what))  # type: ignore[arg-type]
         else:

@@ -7,6 +7,7 @@ simulation's clock.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,6 +41,16 @@ class Machine:
     replica_call_ms: float = 0.0  # CPU of a replica for each call
     hop_ms: float = 0.0  # latency of a call beside any CPU, half each way
     around_ms: float = 0.0  # CPU of the client and the proxy for each request, on the same cores
+    outside_ms: float = 0.0  # latency of a request outside of the router, half each way
+    engine_pace: float = 1.0  # what a batch takes in a server / in the profile's hot loop
+    stalls_per_s: float = 0.0  # how often the host takes a core away, for each second of work on it
+    stall_ms: float = 0.0  # for how long, on average
+
+    def stalled_ms(self, work_ms: float, rng: random.Random) -> float:
+        """Draw what the host takes away while so much work is done."""
+        if rng.random() >= self.stalls_per_s * work_ms / 1000:
+            return 0.0
+        return rng.expovariate(1 / self.stall_ms)
 
 
 class View(Protocol):

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -77,6 +78,47 @@ def test_a_request_alone_takes_the_sum_of_its_parts() -> None:
     fate = Cluster(ALONE, _always, seed=0).run([request(0, 0.0, tokens=50)])
     batch_ms = 2.0 + 0.1 * 50
     assert fate.latencies_ms == pytest.approx([1.0 + 2.0 + 0.4 + 0.5 + batch_ms])
+
+
+def test_the_way_to_the_router_and_back_is_the_clients_time() -> None:
+    """Latency outside of the router counts for the client, and the router cannot see it."""
+    machine = replace(ALONE, outside_ms=6.0)
+    inside_ms = 1.0 + 2.0 + 0.4 + 0.5 + 2.0 + 0.1 * 50
+    enough, short = request(0, 0.0, budget_ms=17.0), request(1, 1.0, budget_ms=16.0)
+    fate = Cluster(machine, _always, seed=0).run([enough, short])
+    assert fate.latencies_ms == pytest.approx([6.0 + inside_ms, 0.0])
+    assert list(fate.outcomes) == [Outcome.ON_TIME, Outcome.LATE]
+
+
+def test_engines_in_service_take_their_own_time() -> None:
+    """A pace beside the profile's stretches each batch, and what replicas tell of it."""
+    fate = Cluster(replace(ALONE, engine_pace=1.5), _always, seed=0).run([request(0, 0.0)])
+    assert fate.latencies_ms == pytest.approx([1.0 + 2.0 + 0.4 + 0.5 + 1.5 * (2.0 + 0.1 * 50)])
+
+
+def test_a_host_that_takes_cores_away_makes_some_work_longer() -> None:
+    """Stalls come as often and last as long as they were measured, on average."""
+    machine, rng = replace(ALONE, stalls_per_s=10.0, stall_ms=4.0), random.Random(0)  # noqa: S311
+    drawn = [machine.stalled_ms(20.0, rng) for _ in range(5000)]
+    stalls = [ms for ms in drawn if ms]
+    assert len(stalls) / len(drawn) == pytest.approx(10.0 * 0.020, rel=0.1)
+    assert sum(stalls) / len(stalls) == pytest.approx(4.0, rel=0.1)
+    assert ALONE.stalled_ms(1000.0, rng) == 0.0
+
+
+def test_urgent_jobs_have_a_core_before_all_others() -> None:
+    """Beside one urgent job two engines share what is left of two cores."""
+    ended: dict[str, float] = {}
+    simulation = Simulation(cores=2)
+
+    def end(name: str) -> None:
+        ended[name] = simulation.now_s
+
+    simulation.compute(1.0, end, "a")
+    simulation.compute(1.0, end, "b")
+    simulation.compute_first(0.5, end, "urgent")
+    simulation.run()
+    assert ended == pytest.approx({"urgent": 0.5, "a": 1.25, "b": 1.25})
 
 
 def test_texts_that_gather_share_a_batch() -> None:
