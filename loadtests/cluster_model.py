@@ -84,7 +84,7 @@ class Cluster:
         """
         self.simulation = Simulation(cores=machine.cores)
         self._setup = setup
-        self._half_s = machine.outside_ms / 2000  # to the router, and back
+        self._machine = machine
         self._rng = random.Random(f"clients {seed}")  # noqa: S311
         self.replicas = {
             facts.variant: [
@@ -158,16 +158,19 @@ class Cluster:
         if number + 1 < len(self._requests):
             self.simulation.at(self._requests[number + 1].arrived_s, self._arrive, number + 1)
         request = self._requests[number]
-        self._submit(Attempt(request, self._deadline_s(request)))
+        self._submit(Attempt(request, request.arrived_s))
 
     def _submit(self, attempt: Attempt) -> None:
         routers, habits = self.routers, self._setup.habits
         router = routers[0] if len(routers) == 1 else self._rng.choice(routers)
         if habits.hang_up_share and self._rng.random() < habits.hang_up_share:
-            when_s = attempt.request.arrived_s + habits.hang_up_after_ms / 1000
+            when_s = attempt.sent_s + habits.hang_up_after_ms / 1000
             self.simulation.at(when_s, self._hang_up, (attempt, router))
-        if self._half_s:
-            self.simulation.at(self.simulation.now_s + self._half_s, router.arrive, attempt)
+        way_s = self._machine.way_ms(self._rng) / 1000
+        if way_s:
+            arrived_s = attempt.sent_s + way_s
+            attempt.request = replace(attempt.request, arrived_s=arrived_s)
+            self.simulation.at(arrived_s, router.arrive, attempt)
         else:
             router.arrive(attempt)
 
@@ -189,22 +192,24 @@ class Cluster:
 
     def answered(self, attempt: Attempt) -> None:
         """See `sim_router.Clients`. Whether that was in time is the client's to say."""
-        latency_ms = (self.simulation.now_s + self._half_s - attempt.request.arrived_s) * 1000
-        in_time = latency_ms <= attempt.request.budget_ms
-        self._end(attempt, Outcome.ON_TIME if in_time else Outcome.LATE)
+        way_ms = self._machine.way_ms(self._rng)
+        latency_ms = (self.simulation.now_s - attempt.sent_s) * 1000 + way_ms
+        if latency_ms <= attempt.request.budget_ms:
+            if not attempt.attempt:
+                self.fate.latencies_ms[attempt.request.number] = latency_ms
+            self._end(attempt, Outcome.ON_TIME)
+        else:
+            self._end(attempt, Outcome.LATE)
 
     def _end(self, attempt: Attempt, outcome: Outcome) -> None:
         fate, request = self.fate, attempt.request
         if attempt.attempt:
-            fate.retried.append((request.arrived_s, outcome))
+            fate.retried.append((attempt.sent_s, outcome))
             return
         if fate.outcomes[request.number]:
             raise AssertionError(f"{request} ended twice")
         fate.outcomes[request.number] = outcome
         fate.variants[request.number] = attempt.variant
-        if outcome == Outcome.ON_TIME:
-            latency_ms = (self.simulation.now_s + self._half_s - request.arrived_s) * 1000
-            fate.latencies_ms[request.number] = latency_ms
 
     def _try_again(self, attempt: Attempt, retry_after_s: float | None) -> None:
         habits = self._setup.habits
@@ -220,8 +225,4 @@ class Cluster:
         now_s = self.simulation.now_s
         request = replace(attempt.request, number=self._next_number, arrived_s=now_s)
         self._next_number += 1
-        self._submit(Attempt(request, self._deadline_s(request), attempt.attempt + 1))
-
-    def _deadline_s(self, request: SimRequest) -> float:
-        """When the router gives up: it counts from when it sees a request."""
-        return request.arrived_s + self._half_s + request.budget_ms / 1000
+        self._submit(Attempt(request, now_s, attempt.attempt + 1))

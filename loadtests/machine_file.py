@@ -64,6 +64,7 @@ class MachineFile:
     hop_ms: NotNegative
     around_ms: NotNegative = 0.0
     outside_ms: NotNegative = 0.0
+    outside_spread: Annotated[float, Field(ge=1)] = 1.0
     engine_pace: Positive = 1.0
     stalls_per_s: NotNegative = 0.0
     stall_ms: NotNegative = 0.0
@@ -134,6 +135,7 @@ def _measured(found: MachineFile) -> Measured:
             hop_ms=found.hop_ms,
             around_ms=found.around_ms,
             outside_ms=found.outside_ms,
+            outside_spread=found.outside_spread,
             engine_pace=found.engine_pace,
             stalls_per_s=found.stalls_per_s if found.stall_ms else 0.0,
             stall_ms=found.stall_ms,

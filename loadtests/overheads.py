@@ -24,6 +24,7 @@ WARM = 20
 PER_S = 25.0
 STALL_S = 0.001  # a loop that does nothing else is held up for longer: the host took the core
 WATCHED_S = 5.0
+LEAST_MS = 0.01
 REPLICA, ROUTER = "ray::ServeReplica:", "router"
 TEXT = "how do I reset my card pin"
 
@@ -37,7 +38,8 @@ class Overheads:
     replica_call_ms: float  # of a replica, for each call
     around_ms: float  # of the client and the proxy, for each request
     hop_ms: float  # of latency that a call takes beside all CPU
-    outside_ms: float  # of latency that a request takes outside of the router
+    outside_ms: float  # of median latency that a request takes outside of the router
+    outside_spread: float  # its p95 / median
     engine_pace: float  # what a batch takes here / what the profile says
     stalls_per_s: float  # how often a core is taken away from whoever uses it
     stall_ms: float  # for how long, on average
@@ -50,7 +52,9 @@ class _Spent:
     router_ms: float
     replicas_ms: float
     others_ms: float
-    latency_ms: float
+    latency_ms: float  # mean, and below median and p95
+    median_ms: float
+    p95_ms: float
     inference_ms: float
 
 
@@ -84,7 +88,12 @@ def measure(host: str, *, variant: str, engine_ms: Callable[[int], float]) -> Ov
         replica_call_ms=replica_ms,
         around_ms=decided.others_ms,
         hop_ms=max(waited_ms - call_ms - replica_ms, 0.0),
-        outside_ms=max(decided.latency_ms - decided.router_ms, 0.0),
+        outside_ms=max(decided.median_ms - decided.router_ms, LEAST_MS),
+        outside_spread=max(
+            (decided.p95_ms - decided.router_ms)
+            / max(decided.median_ms - decided.router_ms, LEAST_MS),
+            1.0,
+        ),
         engine_pace=engine_pace,
         stalls_per_s=stalls_per_s,
         stall_ms=stall_ms,
@@ -97,12 +106,12 @@ def _spent(root: psutil.Process, client: httpx.Client, path: str, body: dict[str
     for _ in range(WARM):
         client.post(path, content=content, headers=headers)
     before, own_s, began_s = _cpu_s(root), time.process_time(), time.perf_counter()
-    latency_s, inference_ms = 0.0, 0.0
+    latencies_ms, inference_ms = [], 0.0
     for number in range(REQUESTS):
         time.sleep(max(began_s + number / PER_S - time.perf_counter(), 0.0))
         sent_s = time.perf_counter()
         answer = client.post(path, content=content, headers=headers)
-        latency_s += time.perf_counter() - sent_s
+        latencies_ms.append((time.perf_counter() - sent_s) * 1000)
         inference_ms += float(answer.headers.get("X-Inference-Ms", 0.0))
     own_s = time.process_time() - own_s
     spent_s = {
@@ -117,7 +126,9 @@ def _spent(root: psutil.Process, client: httpx.Client, path: str, body: dict[str
         router_ms=of("router"),
         replicas_ms=of("replica"),
         others_ms=of("haproxy") + own_s * 1000 / REQUESTS,
-        latency_ms=latency_s * 1000 / REQUESTS,
+        latency_ms=sum(latencies_ms) / REQUESTS,
+        median_ms=sorted(latencies_ms)[REQUESTS // 2],
+        p95_ms=sorted(latencies_ms)[int(0.95 * REQUESTS)],
         inference_ms=inference_ms / REQUESTS,
     )
 

@@ -67,7 +67,6 @@ class BrainPolicy:
         self._open: dict[int, _Open] = {}
         self._hints: dict[float, Hint] = {}
         self._pin = switches.pin
-        self._unseen_ms = machine.outside_ms / 2  # of a request's time, that a router cannot know
 
     def set_ready(self, variant: str, *, ready: bool) -> None:
         """A variant's first replica is up, or is not yet."""
@@ -83,7 +82,7 @@ class BrainPolicy:
         decision = self.brain.decide(
             hint,
             tokens=request.tokens,
-            elapsed_ms=(now_s - request.arrived_s) * 1000 - self._unseen_ms,
+            elapsed_ms=(now_s - request.arrived_s) * 1000,
             client=request.client,
             now_s=now_s,
         )
@@ -102,7 +101,7 @@ class BrainPolicy:
         decision, held, decided_s = self._open.pop(request.number)
         held.__exit__(None, None, None)
         actual_ms = (now_s - decided_s) * 1000
-        in_time = latency_ms - self._unseen_ms <= request.budget_ms
+        in_time = latency_ms <= request.budget_ms
         self.brain.finished(decision, actual_ms=actual_ms, within_budget=in_time, now_s=now_s)
         self._judge(decision, variant, actual_ms, ended=True)
 

@@ -8,25 +8,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from loadtests.sim_types import Machine, SimRequest
+from loadtests.sim_types import P95, Machine, SimRequest
 from loadtests.simulation import Simulation
 from serve_app.manifest import Profile
 from serve_app.policy.batching import next_batch
 from serve_app.policy.load import ReplicaState
-
-P95 = 1.6449  # standard deviations of a normal distribution
 
 
 @dataclass(eq=False, slots=True)
 class Attempt:
     """One request on its way; a client that tries again makes another."""
 
-    request: SimRequest
-    deadline_s: float
+    request: SimRequest  # as the router sees it: it arrived there, and its budget counts from then
+    sent_s: float
     attempt: int = 0  # how many went before
     variant: str = ""
     ended: bool = False
     call: Call | None = None
+
+    @property
+    def deadline_s(self) -> float:
+        """When the router gives up."""
+        return self.request.arrived_s + self.request.budget_ms / 1000
 
 
 class Sender(Protocol):

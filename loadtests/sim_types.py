@@ -7,11 +7,14 @@ simulation's clock.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Protocol
 
 from serve_app.policy.brain import VariantFacts
+
+P95 = 1.6449  # standard deviations of a normal distribution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +44,17 @@ class Machine:
     replica_call_ms: float = 0.0  # CPU of a replica for each call
     hop_ms: float = 0.0  # latency of a call beside any CPU, half each way
     around_ms: float = 0.0  # CPU of the client and the proxy for each request, on the same cores
-    outside_ms: float = 0.0  # latency of a request outside of the router, half each way
+    outside_ms: float = 0.0  # median latency of a request outside of the router, half each way
+    outside_spread: float = 1.0  # its p95 / median
     engine_pace: float = 1.0  # what a batch takes in a server / in the profile's hot loop
     stalls_per_s: float = 0.0  # how often the host takes a core away, for each second of work on it
     stall_ms: float = 0.0  # for how long, on average
+
+    def way_ms(self, rng: random.Random) -> float:
+        """Draw the latency between client and router, one way."""
+        if self.outside_ms == 0:
+            return 0.0
+        return self.outside_ms / 2 * math.exp(rng.gauss(0.0, math.log(self.outside_spread) / P95))
 
     def stalled_ms(self, work_ms: float, rng: random.Random) -> float:
         """Draw what the host takes away while so much work is done."""

@@ -151,6 +151,7 @@ def test_a_server_describes_its_machine() -> None:
         around_ms=1.5,
         hop_ms=0.3,
         outside_ms=4.0,
+        outside_spread=2.0,
         engine_pace=1.25,
         stalls_per_s=2.5,
         stall_ms=5.0,

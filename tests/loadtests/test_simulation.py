@@ -90,6 +90,14 @@ def test_the_way_to_the_router_and_back_is_the_clients_time() -> None:
     assert list(fate.outcomes) == [Outcome.ON_TIME, Outcome.LATE]
 
 
+def test_the_way_spreads_as_measured() -> None:
+    """Half the latency outside at the median, and its p95 as many times that as was measured."""
+    machine, rng = replace(ALONE, outside_ms=6.0, outside_spread=3.0), random.Random(0)  # noqa: S311
+    ways = sorted(machine.way_ms(rng) for _ in range(20_000))
+    assert ways[10_000] == pytest.approx(3.0, rel=0.05)
+    assert ways[19_000] == pytest.approx(9.0, rel=0.1)
+
+
 def test_engines_in_service_take_their_own_time() -> None:
     """A pace beside the profile's stretches each batch, and what replicas tell of it."""
     fate = Cluster(replace(ALONE, engine_pace=1.5), _always, seed=0).run([request(0, 0.0)])
