@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import ray
@@ -27,17 +28,23 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.asgi import AsgiApp, Receive, Scope, Send
+from serve_app.calls import Call, Reply
+from serve_app.direct import DirectTransport
+from serve_app.dispatch import Transport
 from serve_app.engines.opening import open_profiled
+from serve_app.environment import ONE_HOST
 from serve_app.errors import InternalError, ReplicaDied, ServeAppError, SetupError
+from serve_app.listener import Address, Listener
 from serve_app.manifest import verify
 from serve_app.placement import Plan, bounds, plan
 from serve_app.policy.scaling import Bounds, Rules
 from serve_app.quiet_stop import SIGNALS, stop_quietly
 from serve_app.registry import Ladder, Rung, load_ladder
-from serve_app.replica import Call, Replica, Reply
+from serve_app.replica import Replica
 from serve_app.router import Router
 from serve_app.scaler import STANDING, TARGET, Attendant, Scaler
 from serve_app.settings import Settings, parse_settings
+from serve_app.wire import Welcome
 
 log = logging.getLogger("ray.serve")
 
@@ -65,6 +72,8 @@ BY_DEMAND = {
     "downscale_delay_s": 0.0,
 }
 BOARD = "embedding-server"
+LOCALHOST = "127.0.0.1"
+FIND_WITHIN_S = 5.0  # to be told where replicas listen
 
 
 class KvBoard:
@@ -114,9 +123,19 @@ class VariantDeployment:
         opened = open_profiled(rung.folder, manifest, threads=threads, device=rung.device)
         name = serve.get_replica_context().replica_id.unique_id
         self._replica = Replica(opened.engine, manifest, name=name, measured=opened.measured)
+        self._listener = Listener(self._replica.embed, Welcome(name, self._replica.state.measured))
 
     async def embed(self, call: Call) -> Reply:
         return await self._replica.embed(call)
+
+    async def address(self) -> Address:
+        """Where routers connect to: this host only, if the cluster is one host."""
+        host = LOCALHOST if os.environ.get(ONE_HOST) else ray.util.get_node_ip_address()
+        return await self._listener.address(host)
+
+    async def __del__(self) -> None:
+        """Serve awaits this before it ends the process."""
+        await self._listener.leave()
 
 
 class RayTransport:
@@ -143,6 +162,20 @@ class RayTransport:
         return reply
 
 
+async def addresses(handle: DeploymentHandle) -> list[Address]:
+    """Where a variant's replicas listen; those that do not answer are left out."""
+    found = await handle.broadcast("address").results_async(
+        timeout_s=FIND_WITHIN_S, return_exceptions=True
+    )
+    return [address for address in found if isinstance(address, Address)]
+
+
+def _over_handles(settings: Settings) -> bool:
+    """Whether calls go over Serve's handles: asked for; for Serve counts them; or for Ray encrypts them."""
+    by_requests = settings.autoscaling == "requests"
+    return settings.calls == "handle" or by_requests or os.environ.get("RAY_USE_TLS") == "1"
+
+
 class RouterDeployment:
     """The ingress, as Ray Serve runs it."""
 
@@ -153,11 +186,17 @@ class RouterDeployment:
         settings: Settings,
         scaling: tuple[list[Bounds], Rules],
     ) -> None:
-        transports = {name: RayTransport(handle) for name, handle in handles.items()}
-        self._router = Router(ladder, transports, settings=settings)
+        transports: dict[str, Transport] = {n: RayTransport(h) for n, h in handles.items()}
+        self._direct: dict[str, DirectTransport] = {}
+        if not _over_handles(settings):
+            self._direct = {
+                name: DirectTransport(transports[name], partial(addresses, handle))
+                for name, handle in handles.items()
+            }
+        self._router = Router(ladder, transports | self._direct, settings=settings)
         self._by_demand = settings.autoscaling == "demand"
         self._bounds, self._rules = scaling
-        self._running: asyncio.Task[None] | None = None
+        self._running: list[asyncio.Task[None]] = []
 
     def __serve_build_asgi_app__(self) -> AsgiApp:
         """Serve takes a plain function only."""
@@ -173,10 +212,11 @@ class RouterDeployment:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Warm up beside the first requests: /health answers at once, /ready when it is true."""
         while (await receive())["type"] == "lifespan.startup":
-            self._running = asyncio.create_task(self._attend())
+            work = [self._attend(), *(direct.follow() for direct in self._direct.values())]
+            self._running = [asyncio.create_task(each) for each in work]
             await send({"type": "lifespan.startup.complete"})
-        if self._running is not None:
-            self._running.cancel()
+        for task in self._running:
+            task.cancel()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _attend(self) -> None:

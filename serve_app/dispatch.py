@@ -22,13 +22,13 @@ from typing import Protocol
 
 import numpy as np
 
+from serve_app.calls import Call, Reply
 from serve_app.engines.base import TokenIds
 from serve_app.errors import DeadlineExceeded, NotAdmitted, ReplicaDied
 from serve_app.manifest import Manifest
 from serve_app.parts import LATE, Embedded, Flight, Part, fail_all, hand_out
 from serve_app.policy.batching import next_batch, take_tokens
 from serve_app.policy.brain import Brain
-from serve_app.replica import Call, Reply
 
 CALLS_PER_REPLICA = 2
 LOOKED_AT = 256  # parts, oldest first, among which a call looks for its like

@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 SMALL_HOST_CPUS = 8
+ONE_HOST = "EMBEDDING_SERVER_ONE_HOST"
 LOCALHOST_WRAPPER = Path(__file__).with_name("haproxy_on_localhost.sh")
 
 FAST = {
@@ -41,6 +42,7 @@ SURVIVE_ROUTER_DEATH = {
 }
 # One host: nobody else balances load to it, so nothing to drain for; and nothing leaves it.
 LOCAL = {
+    ONE_HOST: "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from serve_app.calls import Reply
 from serve_app.engines.base import TokenIds, Vectors
 from serve_app.errors import DeadlineExceeded, InternalError, ServeAppError
-from serve_app.replica import Reply
 
 log = logging.getLogger(__name__)
 

@@ -60,6 +60,10 @@ class Settings(BaseModel):
         default="demand",
         description="what replica groups follow: work asked of a variant, or Serve's request counts",
     )
+    calls: Literal["direct", "handle"] = Field(
+        default="direct",
+        description="how calls reach replicas: over connections of our own, or over Serve's handles",
+    )
     scale_down_s: float = Field(
         default=60.0, gt=0, description="quiet time before a variant loses a replica"
     )

@@ -17,6 +17,7 @@ import pytest
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
+from serve_app.calls import Call, Reply
 from serve_app.dispatch import Transport
 from serve_app.engines.base import open_engine
 from serve_app.manifest import (
@@ -36,7 +37,7 @@ from serve_app.manifest import (
     write_manifest,
 )
 from serve_app.registry import load_ladder
-from serve_app.replica import Call, Replica, Reply
+from serve_app.replica import Replica
 from serve_app.router import Router
 from serve_app.settings import parse_settings
 

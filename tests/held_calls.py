@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from serve_app.calls import Call, Reply
 from serve_app.dispatch import CALLS_PER_REPLICA, Lane
 from serve_app.engines.base import TokenIds, Vectors
 from serve_app.engines.fake_engine import FakeEngine
@@ -13,7 +14,6 @@ from serve_app.parts import Embedded
 from serve_app.policy.brain import Brain, Options, VariantFacts
 from serve_app.policy.hint import Hint
 from serve_app.policy.load import ReplicaState
-from serve_app.replica import Call, Reply
 
 DIMS = 8
 CALL_TOKENS = 64  # one of the artifact's batches

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from serve_app import dispatch
+from serve_app.calls import Reply
 from serve_app.dispatch import Lane
 from serve_app.errors import (
     BadRequest,
@@ -19,7 +20,6 @@ from serve_app.errors import (
 from serve_app.manifest import Manifest, read_manifest
 from serve_app.parts import Embedded
 from serve_app.policy.load import ReplicaState
-from serve_app.replica import Reply
 from tests.held_calls import (
     DIMS,
     HeldTransport,

@@ -16,6 +16,7 @@ import pytest
 
 from serve_app import dispatch
 from serve_app import fleet as fleet_module
+from serve_app.calls import Call, Reply
 from serve_app.engines.base import TokenIds, open_engine
 from serve_app.engines.tokenization import Tokenized
 from serve_app.errors import (
@@ -35,7 +36,7 @@ from serve_app.policy.batching import short_batches
 from serve_app.policy.hint import Hint, Quality
 from serve_app.policy.routing import Candidate
 from serve_app.registry import Ladder, load_ladder
-from serve_app.replica import Call, Replica, Reply
+from serve_app.replica import Replica
 from serve_app.settings import Settings
 from tests.held_calls import HeldTransport, passed, settle
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from serve_app import replica as replica_module
+from serve_app.calls import Call, Reply
 from serve_app.engines.base import TokenIds, Vectors
 from serve_app.engines.fake_engine import FakeEngine
 from serve_app.errors import ArtifactError
 from serve_app.manifest import Manifest, read_manifest
 from serve_app.policy.load import ReplicaState
-from serve_app.replica import Call, Replica, Reply
+from serve_app.replica import Replica
 
 DIMS = 8
 BATCH_TOKENS = 64  # the artifact's

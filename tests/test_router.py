@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from serve_app import dispatch
+from serve_app.calls import Call, Reply
 from serve_app.dispatch import Transport
 from serve_app.errors import InternalError, ReplicaDied
-from serve_app.replica import Call, Reply
 from tests.asked import HELLO_WORLD, VARIANTS, error_of, variant_of, vector_of
 
 MakeRouter = Callable[..., Any]

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serve_app.calls import Call, Reply
 from serve_app.engines.base import open_engine
 from serve_app.errors import ReplicaDied
 from serve_app.manifest import read_manifest
 from serve_app.policy.batching import short_batches
-from serve_app.replica import Call, Replica, Reply
+from serve_app.replica import Replica
 from tests.asked import VARIANTS, error_of, variant_of
 
 MakeRouter = Callable[..., Any]
