@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from ray.serve.config import AutoscalingContext
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.asgi import AsgiApp, Receive, Scope, Send
+from serve_app.asgi import AsgiApp, asgi_app
 from serve_app.calls import Call, Reply
 from serve_app.direct import DirectTransport
 from serve_app.dispatch import Transport
@@ -48,7 +48,8 @@ from serve_app.wire import Welcome
 
 log = logging.getLogger("ray.serve")
 
-LOGGING = {"enable_access_log": False}
+# Serve makes a log record of each request before it finds that nobody wants it, unless INFO is off.
+LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 # An engine takes all of a core that it is given. Where a router shares the cores, its short work goes
 # first: everything else waits for it, and engines lose no time by it that they would not have lost later.
 ENGINE_NICENESS = 10
@@ -196,28 +197,12 @@ class RouterDeployment:
         self._router = Router(ladder, transports | self._direct, settings=settings)
         self._by_demand = settings.autoscaling == "demand"
         self._bounds, self._rules = scaling
-        self._running: list[asyncio.Task[None]] = []
 
     def __serve_build_asgi_app__(self) -> AsgiApp:
-        """Serve takes a plain function only."""
+        return asgi_app(self._router.handle, beside=self._beside)
 
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http":
-                await self._router.handle(scope, receive, send)
-            elif scope["type"] == "lifespan":
-                await self._lifespan(receive, send)
-
-        return app
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        """Warm up beside the first requests: /health answers at once, /ready when it is true."""
-        while (await receive())["type"] == "lifespan.startup":
-            work = [self._attend(), *(direct.follow() for direct in self._direct.values())]
-            self._running = [asyncio.create_task(each) for each in work]
-            await send({"type": "lifespan.startup.complete"})
-        for task in self._running:
-            task.cancel()
-        await send({"type": "lifespan.shutdown.complete"})
+    def _beside(self) -> list[Coroutine[Any, Any, None]]:
+        return [self._attend(), *(direct.follow() for direct in self._direct.values())]
 
     async def _attend(self) -> None:
         """Let requests go where replicas are, and see to it that replicas are where work is."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -85,6 +85,36 @@ def require_json(scope: Scope) -> None:
     raise UnsupportedMediaType(
         f"Content-Type must be application/json, got {shown(content_type)}", param="Content-Type"
     )
+
+
+def asgi_app(
+    handle: AsgiApp, *, beside: Callable[[], Iterable[Coroutine[Any, Any, None]]]
+) -> AsgiApp:
+    """A plain function, as Serve wants it, with work that runs beside the requests.
+
+    The application is up at once: `/health` answers, and `/ready` when it is true.
+
+    Args:
+        handle: answers an HTTP request.
+        beside: begun at the start, cancelled at the end.
+    """
+    running: list[asyncio.Task[None]] = []
+
+    async def lifespan(receive: Receive, send: Send) -> None:
+        while (await receive())["type"] == "lifespan.startup":
+            running.extend(asyncio.create_task(work) for work in beside())
+            await send({"type": "lifespan.startup.complete"})
+        for task in running:
+            task.cancel()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await handle(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await lifespan(receive, send)
+
+    return app
 
 
 async def read_body(receive: Receive, *, limit_bytes: int) -> bytes:

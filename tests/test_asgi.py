@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.asgi import ClientDisconnected, client_of, unless_gone
+from serve_app.asgi import ClientDisconnected, asgi_app, client_of, unless_gone
 
 
 def _scope(peer: tuple[str, int] | None = ("10.0.0.1", 5), **headers: str) -> dict[str, Any]:
@@ -133,3 +133,46 @@ class TestUnlessGone:
             return await unless_gone(receive, work())
 
         assert asyncio.run(scenario()) == 7
+
+
+class TestAsgiApp:
+    """What Serve runs: requests, and the work beside them."""
+
+    def test_work_runs_from_startup_to_shutdown_beside_requests(self) -> None:
+        """It begins before the start is confirmed, is cancelled at the end, and requests go through."""
+        told: list[str] = []
+
+        async def work() -> None:
+            told.append("began")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                told.append("ended")
+
+        async def handle(scope: Any, receive: Any, send: Any) -> None:
+            del scope, receive, send
+            told.append("request")
+
+        async def scenario() -> None:
+            app = asgi_app(handle, beside=lambda: [work()])
+            orders: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+            sent: list[dict[str, Any]] = []
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            orders.put_nowait({"type": "lifespan.startup"})
+            life = asyncio.create_task(app({"type": "lifespan"}, orders.get, send))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await app({"type": "http"}, orders.get, send)
+            orders.put_nowait({"type": "lifespan.shutdown"})
+            await life
+            await asyncio.sleep(0)
+            assert [m["type"] for m in sent] == [
+                "lifespan.startup.complete",
+                "lifespan.shutdown.complete",
+            ]
+
+        asyncio.run(scenario())
+        assert told == ["began", "request", "ended"]

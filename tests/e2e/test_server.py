@@ -159,6 +159,19 @@ def test_a_killed_replica_loses_no_request(start_server: StartServer) -> None:
     assert not server.stop()
 
 
+def test_calls_travel_over_connections_of_our_own(server: Server) -> None:
+    """The router holds a connection to a port of each replica, which only this host can reach."""
+    (router,) = server.replica_pids("router")
+    reached = {
+        c.raddr for c in psutil.Process(router).net_connections() if c.status == "ESTABLISHED"
+    }
+    for variant in ("onnx-fp32", "openvino-int8"):
+        for pid in server.replica_pids(variant):
+            listening = psutil.Process(pid).net_connections()
+            doors = {c.laddr for c in listening if c.status == "LISTEN" and c.laddr in reached}
+            assert {door.ip for door in doors} == {"127.0.0.1"}
+
+
 def test_a_replica_loads_its_own_runtime_only(server: Server) -> None:
     """Replicas of CPU variants map their runtime, and no torch library, into their memory."""
     for variant, runtime in (("onnx-fp32", "onnxruntime"), ("openvino-int8", "openvino")):
