@@ -20,7 +20,7 @@ from serve_app.listener import Address
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 3.0
+LOOK_EVERY_S = 5.0  # asking all replicas costs each side a handle call
 LOOK_AGAIN_S = 0.25  # after a connection broke, or while there is none
 
 Find = Callable[[], Awaitable[Sequence[Address]]]
