@@ -111,10 +111,16 @@ def measure_activations(engine: Engine, meter: Meter, *, text_tokens: int) -> Ac
 
 
 def take_share(share: float) -> None:
-    """Keep this process within a share of the GPU's memory, where PyTorch allocates it."""
-    import torch
+    """Keep this process within a share of the GPU's memory, as far as PyTorch allocates it.
 
-    torch.cuda.set_per_process_memory_fraction(share)
+    ONNX Runtime allocates its own, which nothing bounds.
+    """
+    try:
+        import torch
+    except ImportError:
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
 
 
 class HalvingEngine:
