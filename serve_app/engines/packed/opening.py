@@ -45,7 +45,7 @@ def packed_if_possible(
     """A packed engine that keeps within the device's memory; None where texts must be padded.
 
     Args:
-        model: of transformers, anywhere; not usable afterwards, unless the answer is None.
+        model: of transformers, anywhere; not usable afterwards.
         checkpoint: its facts.
         head: what follows the pooling.
         target: where to run.
@@ -59,12 +59,20 @@ def packed_if_possible(
     head_dims = model.config.hidden_size // heads
     if not is_right(target.attention, target.device, dtype, heads=heads, head_dims=head_dims):
         return None
-    engine = pack(model, checkpoint, head=head, target=target)
-    text_tokens = min(TEXT_TOKENS, checkpoint.max_tokens)
-    activations = measure_activations(engine, meter, text_tokens=text_tokens)
-    engine.most_tokens = activations.most_tokens(meter.free_bytes(), least=checkpoint.max_tokens)
+    try:
+        engine = pack(model, checkpoint, head=head, target=target)
+        engine.most_tokens = _most_tokens(engine, checkpoint, meter)
+    except Exception:  # whatever a kernel raises: the padded engine needs fewer of them
+        log.warning("texts are padded: the packed engine failed its first runs", exc_info=True)
+        return None
     log.info("batches of up to %d tokens fit into memory", engine.most_tokens)
     return engine
+
+
+def _most_tokens(engine: PackedEngine, checkpoint: Checkpoint, meter: Meter) -> int:
+    text_tokens = min(TEXT_TOKENS, checkpoint.max_tokens)
+    activations = measure_activations(engine, meter, text_tokens=text_tokens)
+    return activations.most_tokens(meter.free_bytes(), least=checkpoint.max_tokens)
 
 
 def pack(

@@ -36,7 +36,7 @@ def pool_segments(
     *,
     sums: SegmentSums = index_sums,
 ) -> torch.Tensor:
-    """Pool token states [tokens, dims]; segments without tokens get anything finite.
+    """Pool token states [tokens, dims]; segments without tokens get anything.
 
     Returns float32 [texts, dims], not normalised.
     """
@@ -46,8 +46,10 @@ def pool_segments(
         return states[(offsets[1:] - 1).clamp(min=0)].float()
     states = states.float()
     if pooling == "max":
-        least = torch.finfo(states.dtype).min
-        return torch.segment_reduce(states, "max", offsets=offsets, initial=least, unsafe=True)
+        texts, dims = len(offsets) - 1, states.shape[1]
+        least = states.new_full((texts + 1, dims), torch.finfo(states.dtype).min)
+        rows = segments.long().unsqueeze(1).expand(-1, dims)
+        return least.scatter_reduce_(0, rows, states, "amax")[:texts]
     lengths = offsets.diff().clamp(min=1).unsqueeze(1).float()
     if pooling == "weightedmean":  # the n-th token counts n times
         numbers = torch.arange(1, len(states) + 1, device=states.device)

@@ -316,7 +316,7 @@ def _leaky(q: Any, k: Any, v: Any, offsets: Any, longest: int) -> Any:
 def test_without_a_right_attention_texts_are_padded(
     attention: Any, make_model: Any, make_facts: Any
 ) -> None:
-    """An attention that does not run, or mixes texts, makes no engine, and the model stays whole."""
+    """An attention that does not run, or mixes texts, makes no engine."""
     model, head = make_model().half(), torch.nn.Sequential()
     target = replace(HERE, attention=attention)
     assert (
@@ -325,9 +325,24 @@ def test_without_a_right_attention_texts_are_padded(
         )
         is None
     )
-    assert model.encoder.layer[0].attention.self.query.weight.shape == (32, 32)
     assert not is_right(attention, CPU, torch.float16, heads=4, head_dims=8)
     assert is_right(text_by_text, CPU, torch.float16, heads=4, head_dims=8)
+
+
+def test_an_engine_that_fails_its_first_runs_is_given_up(make_model: Any, make_facts: Any) -> None:
+    """What only a real batch shows, as a kernel that a card lacks, leaves the padded engine."""
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no kernel image is available for execution on the device")
+
+    found = opening.packed_if_possible(
+        make_model(),
+        _facts(make_facts),
+        head=torch.nn.Sequential(),
+        target=replace(HERE, sums=broken),
+        meter=Meter([2040, 8160]),
+    )
+    assert found is None
 
 
 def test_the_real_checkpoint_packed_agrees_with_sentence_transformers(
