@@ -16,11 +16,16 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 from serve_app.engines.base import TokenIds, Vectors  # noqa: E402 - they need what is skipped for
 from serve_app.engines.packed import opening  # noqa: E402
 from serve_app.engines.packed.attention import flash, is_right, text_by_text  # noqa: E402
-from serve_app.engines.packed.encoder import why_not  # noqa: E402
+from serve_app.engines.packed.encoder import PackedEncoder, why_not  # noqa: E402
 from serve_app.engines.packed.engine import PackedEngine, Tuning  # noqa: E402
 from serve_app.engines.packed.graphs import Graphs, capture_all  # noqa: E402
 from serve_app.engines.packed.layout import Room, fill  # noqa: E402
-from serve_app.engines.packed.pooling import index_sums, pool_segments, reduced_sums  # noqa: E402
+from serve_app.engines.packed.pooling import (  # noqa: E402
+    PackedEmbedder,
+    index_sums,
+    pool_segments,
+    reduced_sums,
+)
 from serve_app.engines.pooling import make_head, pool  # noqa: E402
 from serve_app.engines.tokenization import Tokenizer  # noqa: E402
 from serve_app.engines.torch_engine import TorchEngine, load_transformer  # noqa: E402
@@ -327,6 +332,20 @@ def test_without_a_right_attention_texts_are_padded(
     )
     assert not is_right(attention, CPU, torch.float16, heads=4, head_dims=8)
     assert is_right(text_by_text, CPU, torch.float16, heads=4, head_dims=8)
+
+
+def test_the_flash_kernel_takes_what_the_layers_give_it(make_model: Any) -> None:
+    """PyTorch's own declaration of the kernel accepts our arguments, and vectors have the right shape.
+
+    Without a GPU this is as far as the kernel itself can be tried: on tensors that have no data.
+    """
+    pytest.importorskip("torch.nn.attention.varlen", reason="this PyTorch has no such kernel")
+    encoder = PackedEncoder(make_model().half(), attention=flash)
+    embedder = PackedEmbedder(encoder, pooling="mean").to("meta")
+    tokens = torch.zeros(20, dtype=torch.int32, device="meta")
+    offsets = torch.zeros(4, dtype=torch.int32, device="meta")
+    vectors = embedder(tokens, tokens, tokens, offsets, 9)
+    assert (vectors.shape, vectors.dtype) == ((3, 32), torch.float32)
 
 
 def test_an_engine_that_fails_its_first_runs_is_given_up(make_model: Any, make_facts: Any) -> None:
