@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from converters.checkpoint import Checkpoint
 from converters.corpus import SHORT_TEXTS_FILE
 from converters.fidelity import cosines
 from loadtests import gpu_checkpoint
 from loadtests.gpu_bench import Bench, mixed_lengths
+from loadtests.gpu_checkpoint import Probe
 from loadtests.gpu_fidelity import checkpoint_engine
-from loadtests.gpu_readings import Deadline, Reading, Skip
-from serve_app.engines.base import MODEL_FILES, Engine, open_engine
+from loadtests.gpu_readings import Deadline, Label, Reading, Skip
+from serve_app.engines.base import MODEL_FILES, open_engine
 from serve_app.engines.packed.engine import PackedEngine
 from serve_app.engines.tokenization import Tokenizer
 from serve_app.errors import ArtifactError
@@ -26,6 +28,7 @@ OURS = "packed fp16"
 PEER = "sentence-transformers fp16"
 TEXTS_A_CALL = 512
 PEER_BATCHES = (32, 128, 512)
+ONNX_BATCHES = ((1, 12), (8, 128), (128, 128))  # texts, tokens each
 COMPILING_S = 60  # TensorRT's, for one range of shapes
 
 
@@ -88,50 +91,58 @@ def onnx(bench: Bench, deadline: Deadline) -> Iterator[Reading]:
         raise Skip("no --checkpoint")
     try:
         from converters import to_tensorrt
-        from converters.to_onnx import export
-        from converters.to_onnx_fp16 import to_fp16
         from serve_app.engines.onnx_engine import has_cuda
     except ImportError as error:
         raise Skip(f"{error.name} is not installed") from error
     if bench.on_gpu and not has_cuda():
         raise Skip("this onnxruntime has no CUDAExecutionProvider: onnxruntime-gpu has")
     found, probe = gpu_checkpoint.read(bench.checkpoint)
-    texts, expected = probe.texts[: 8 if bench.quick else 128], probe.vectors
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        export(
-            found.load_model(),
-            folder / "fp32.onnx",
-            pooling=found.facts.pooling,
-            head=found.load_head(),
-        )
-        to_fp16(folder / "fp32.onnx", folder / MODEL_FILES["onnx"])
-        runtimes: tuple[Runtime, ...] = ("onnx", "tensorrt") if bench.on_gpu else ("onnx",)
-        for runtime in runtimes:
-            if runtime == "tensorrt":
-                if reason := to_tensorrt.missing():
-                    raise Skip(f"onnx-tensorrt {reason}")
-                if deadline.left_s < COMPILING_S:
-                    raise Skip("onnx-tensorrt has too little time left to compile")
-            variant = Variant(
-                variant=f"{runtime} fp16",
-                runtime=runtime,
-                precision="fp16",
-                checkpoint=found.facts,
-                tokenizer=found.tokenizer,
-            )
-            try:
-                engine: Engine = open_engine(folder, variant, device=bench.name)
-            except ArtifactError as error:
-                raise Skip(error.message) from error
-            close = cosines(engine.embed(texts), expected[: len(texts)])
-            labels = {"engine": variant.variant}
-            yield Reading(what="fidelity min", value=float(close.min()), of=labels)
-            for count, length in (
-                ((1, 12), (8, 32)) if bench.quick else ((1, 12), (8, 128), (128, 128))
-            ):
-                ids = [np.ones(min(length, found.facts.max_tokens), dtype=np.int32)] * count
-                ms = bench.median_ms(partial(engine.embed, ids), budget_s=2)
-                yield Reading(
-                    what="batch ms", value=ms, of=labels | {"batch": count, "length": length}
-                )
+        _export(found, folder)
+        yield from _through(bench, "onnx", folder, found, probe)
+        if not bench.on_gpu:
+            return
+        if reason := to_tensorrt.missing():
+            raise Skip(f"onnx-tensorrt {reason}")
+        if deadline.left_s < COMPILING_S:
+            raise Skip("onnx-tensorrt has too little time left to compile")
+        yield from _through(bench, "tensorrt", folder, found, probe)
+
+
+def _export(checkpoint: Checkpoint, folder: Path) -> None:
+    """The FP16 graph that `onnx-fp16` and `onnx-tensorrt` share."""
+    try:
+        from converters.to_onnx import export
+        from converters.to_onnx_fp16 import to_fp16
+    except ImportError as error:
+        raise Skip(f"{error.name} is not installed") from error
+    fp32 = folder / "fp32.onnx"
+    model, pooling = checkpoint.load_model(), checkpoint.facts.pooling
+    export(model, fp32, pooling=pooling, head=checkpoint.load_head())
+    to_fp16(fp32, folder / MODEL_FILES["onnx"])
+
+
+def _through(
+    bench: Bench, runtime: Runtime, folder: Path, checkpoint: Checkpoint, probe: Probe
+) -> Iterator[Reading]:
+    """Fidelity, then speed, of one way to run the graph."""
+    variant = Variant(
+        variant=f"{runtime} fp16",
+        runtime=runtime,
+        precision="fp16",
+        checkpoint=checkpoint.facts,
+        tokenizer=checkpoint.tokenizer,
+    )
+    try:
+        engine = open_engine(folder, variant, device=bench.name)
+    except ArtifactError as error:
+        raise Skip(error.message) from error
+    labels: dict[str, Label] = {"engine": variant.variant}
+    count = 8 if bench.quick else 128
+    close = cosines(engine.embed(probe.texts[:count]), probe.vectors[:count])
+    yield Reading(what="fidelity min", value=float(close.min()), of=labels)
+    for texts, length in ONNX_BATCHES[: 1 if bench.quick else None]:
+        ids = [np.ones(min(length, checkpoint.facts.max_tokens), dtype=np.int32)] * texts
+        ms = bench.median_ms(partial(engine.embed, ids), budget_s=2)
+        yield Reading(what="batch ms", value=ms, of=labels | {"batch": texts, "length": length})

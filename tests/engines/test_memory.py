@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from serve_app.engines.base import TokenIds, Vectors
+from serve_app.engines.base import Device, TokenIds, Vectors, open_engine
 from serve_app.engines.fake_engine import FakeEngine
 from serve_app.engines.memory import (
     MEASURED_TOKENS,
@@ -18,6 +19,7 @@ from serve_app.engines.memory import (
     is_out_of_memory,
     measure_activations,
 )
+from serve_app.manifest import verify
 
 MIB = 1 << 20
 
@@ -135,6 +137,17 @@ def test_the_replica_stays_and_does_not_try_twice() -> None:
     np.testing.assert_array_equal(engine.embed(texts), first)
     assert max(inner.tried) <= inner.most_tokens
     assert engine.most_tokens is not None
+
+
+@pytest.mark.parametrize(("device", "halves"), [("cpu", False), ("cuda", True)])
+def test_every_engine_on_a_gpu_survives_running_out(
+    fake_artifacts: Path, device: Device, *, halves: bool
+) -> None:
+    """What `open_engine` gives for a GPU halves its batches, and for a CPU is the engine itself."""
+    folder = fake_artifacts / "fake-fp32"
+    engine = open_engine(folder, verify(folder), device=device)
+    assert isinstance(engine, HalvingEngine) is halves
+    assert engine.embed(_texts(3)).shape == (3, 8)
 
 
 def test_a_text_that_does_not_fit_alone_fails_and_the_next_does_not() -> None:

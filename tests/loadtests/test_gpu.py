@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -241,6 +243,17 @@ def test_nothing_measured_is_never_a_number() -> None:
     lines = gpu_table.lines([_outcome(ended="skipped: no GPU")], device="none", quick=False)
     assert lines[0] == "all: 0 readings in 1 s, skipped: no GPU"
     assert sum("not measured" in line for line in lines) == 6
+
+
+def test_the_page_has_the_targets_and_the_commands() -> None:
+    """Each row of the script's table is on docs/gpu.md, with its goal, and each command there is taken."""
+    page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    for what, goal, _ in (target.told for target in gpu_table.targets([])):
+        assert f"| {what} | {goal} |" in page
+    commands = re.findall(r"^python3? -m loadtests (gpu .*)$", page, re.MULTILINE)
+    assert len(commands) >= 3
+    for command in commands:
+        parser().parse_args(shlex.split(command.replace("$OUT", "out"), comments=True))
 
 
 def test_one_replica_of_several_runs_until_its_time_is_over(

@@ -13,7 +13,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 
-from serve_app.engines.base import TokenIds, Vectors  # noqa: E402 - they need what is skipped for
+from serve_app.engines import torch_engine  # noqa: E402 - they need what is skipped for
+from serve_app.engines.base import TokenIds, Vectors  # noqa: E402
 from serve_app.engines.packed import opening  # noqa: E402
 from serve_app.engines.packed.attention import flash, is_right, text_by_text  # noqa: E402
 from serve_app.engines.packed.encoder import PackedEncoder, why_not  # noqa: E402
@@ -29,7 +30,8 @@ from serve_app.engines.packed.pooling import (  # noqa: E402
 from serve_app.engines.pooling import make_head, pool  # noqa: E402
 from serve_app.engines.tokenization import Tokenizer  # noqa: E402
 from serve_app.engines.torch_engine import TorchEngine, load_transformer  # noqa: E402
-from serve_app.manifest import TOKENIZER_NAME, Pooling, verify  # noqa: E402
+from serve_app.manifest import TOKENIZER_NAME, Pooling, Variant, verify  # noqa: E402
+from serve_app.manifest import Tokenizer as ModelTokenizer  # noqa: E402
 
 pytestmark = pytest.mark.model
 
@@ -332,6 +334,46 @@ def test_without_a_right_attention_texts_are_padded(
     )
     assert not is_right(attention, CPU, torch.float16, heads=4, head_dims=8)
     assert is_right(text_by_text, CPU, torch.float16, heads=4, head_dims=8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "target", "way"),
+    [
+        ({}, HERE, "packed"),
+        ({}, replace(HERE, attention=_leaky), "padded"),
+        ({"autocast": True}, HERE, "padded"),
+        ({"kept_fp32": ("encoder.layer.0",)}, HERE, "padded"),
+    ],
+    ids=["right", "wrong attention", "autocast", "mixed"],
+)
+def test_on_a_gpu_a_model_in_one_precision_is_packed(  # noqa: PLR0913, PLR0917 - fixtures
+    changes: dict[str, Any],
+    target: opening.Target,
+    way: str,
+    make_model: Any,
+    make_facts: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`open_engine` packs where it can, with the CPU in the GPU's place here, and pads all else."""
+    make_model().half().save_pretrained(tmp_path)
+    variant = Variant(
+        variant="torch-fp16",
+        runtime="torch",
+        precision="fp16",
+        checkpoint=_facts(make_facts),
+        tokenizer=ModelTokenizer(digest="0" * 64, pad_id=0, vocab_size=100),
+        **changes,
+    )
+    padded: list[str] = []
+    monkeypatch.setattr(opening, "on_gpu", lambda: target)
+    monkeypatch.setattr(torch_engine, "CudaMeter", lambda: Meter([2040, 8160]))
+    monkeypatch.setattr(
+        torch_engine, "open_padded", lambda *_, device: padded.append(device) or "padded"
+    )
+    found = torch_engine.open_engine(tmp_path, variant, 1, "cuda")
+    assert isinstance(found, PackedEngine) is (way == "packed")
+    assert padded == ([] if way == "packed" else ["cuda"])
 
 
 def test_the_flash_kernel_takes_what_the_layers_give_it(make_model: Any) -> None:
