@@ -156,8 +156,4 @@ def _manifest(
 
 def _device(recipe: Recipe) -> Device:
     """A variant for GPUs is measured where it will run, if this machine has one."""
-    if not recipe.gpu:
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if recipe.gpu and latency.gpu_runs(recipe.runtime) else "cpu"

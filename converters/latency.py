@@ -19,6 +19,7 @@ import numpy as np
 
 from serve_app.engines.base import Device, Engine, open_engine
 from serve_app.engines.measure import (
+    GPU_CELLS,
     Cell,
     Setup,
     Times,
@@ -29,7 +30,7 @@ from serve_app.engines.measure import (
     run_ms,
 )
 from serve_app.errors import ConversionError
-from serve_app.manifest import GridCell, Profile, Variant
+from serve_app.manifest import GridCell, Profile, Runtime, Variant
 
 ROUNDS = 7
 LENGTHS_BY_COUNT = {  # most as texts have them: some engines are fastest at multiples of 16
@@ -48,11 +49,12 @@ def profile_all(
     """Measure engines side by side.
 
     Args:
-        engines: by variant.
+        engines: by variant, all on one device.
         setups: how each was opened, by variant; see `setup`.
         max_tokens: the checkpoint's limit; longer texts are not measured.
     """
-    cells = cells_within(max_tokens, CELLS)
+    on_gpu = any(setup.device == "cuda" for setup in setups.values())
+    cells = cells_within(max_tokens, GPU_CELLS if on_gpu else CELLS)
     times_ms = interleaved_ms(engines, cells)
     return {name: fit(cells, times, setup=setups[name]) for name, times in times_ms.items()}
 
@@ -124,6 +126,17 @@ def gpu_count() -> int:
     except ImportError:
         return 0
     return torch.cuda.device_count()
+
+
+def gpu_runs(runtime: Runtime) -> bool:
+    """Whether a runtime can use a GPU of this machine: ONNX Runtime comes with and without CUDA."""
+    if not gpu_count():
+        return False
+    if runtime != "onnx":
+        return True
+    from serve_app.engines.onnx_engine import has_cuda
+
+    return has_cuda()
 
 
 def variant_fields(variant: Variant) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class Recipe:
     convert: Callable[[Source, Path], Notes | None]
     autocast: bool = False
     unavailable: Callable[[], str | None] = lambda: None
-    gpu: bool = False  # measured on a GPU where this machine has one
+    gpu: bool = False  # measured on a GPU where this machine has one that its runtime can use
 
     def variant(self, name: str, checkpoint: Checkpoint, *, notes: Notes | None = None) -> Variant:
         """What an engine must know of the artifact that this recipe makes."""
@@ -225,7 +225,7 @@ RECIPES = {
     "torch-fp16": Recipe(runtime="torch", precision="fp16", convert=_torch_fp16, gpu=True),
     MIXED: Recipe(runtime="torch", precision="fp16", convert=_torch_fp32, autocast=True, gpu=True),
     "torch-bf16": Recipe(runtime="torch", precision="bf16", convert=_torch_bf16),
-    "onnx-fp16": Recipe(runtime="onnx", precision="fp16", convert=_copy_fp16),
+    "onnx-fp16": Recipe(runtime="onnx", precision="fp16", convert=_copy_fp16, gpu=True),
     "openvino-int8-nncf": Recipe(
         runtime="openvino", precision="int8", convert=_nncf, unavailable=_no_nncf
     ),

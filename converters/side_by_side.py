@@ -17,7 +17,7 @@ from serve_app.engines.base import Device, Engine, open_engine
 from serve_app.engines.measure import Setup, hardware_name
 from serve_app.errors import ConversionError, SetupError
 from serve_app.manifest import Manifest, verify, write_manifest
-from serve_app.registry import wants_gpu
+from serve_app.registry import may_use_gpu
 
 Say = Callable[[str], None]
 
@@ -88,7 +88,7 @@ def _open(folder: Path, *, threads: int | None, afresh: bool) -> Opened:
 
 def _device(manifest: Manifest) -> Device:
     """Where it would run here, and never a CPU's times in place of a GPU's."""
-    if wants_gpu(manifest) and latency.gpu_count():
+    if may_use_gpu(manifest) and latency.gpu_runs(manifest.runtime):
         return "cuda"
     if manifest.profile.device == "cuda":
         raise ConversionError("its profile is a GPU's, and this machine has none")

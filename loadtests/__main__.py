@@ -1,4 +1,4 @@
-"""`python -m loadtests run | report | compare | simulate | reality | autoscale | bench-decision`."""
+"""`python -m loadtests run | report | compare | simulate | reality | autoscale | gpu | bench-decision`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from loadtests import autoscale_command, decision_bench, reality_command, simulate_command
+from loadtests import (
+    autoscale_command,
+    decision_bench,
+    gpu_command,
+    reality_command,
+    simulate_command,
+)
 from loadtests.errors import LoadTestError
 from loadtests.phases import PROFILES
 from loadtests.slo import METRICS, parse_slo
@@ -38,6 +44,11 @@ def parser() -> argparse.ArgumentParser:
     autoscale_command.add_options(scaled)
     real = commands.add_parser("reality", help="hold the simulator against a running server")
     reality_command.add_options(real)
+    gpu_command.add_options(
+        commands.add_parser(
+            "gpu", help="measure a GPU's replicas against FP32 and the card's ceilings"
+        )
+    )
     decision_bench.add_options(commands.add_parser("bench-decision", help="time one decision"))
     return top
 
@@ -147,6 +158,7 @@ COMMANDS = {
     "compare": _compare,
     "simulate": simulate_command.simulate,
     "autoscale": autoscale_command.autoscale,
+    "gpu": gpu_command.gpu,
     "reality": reality_command.reality,
     "bench-decision": decision_bench.bench,
 }

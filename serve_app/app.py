@@ -31,12 +31,13 @@ from serve_app.asgi import AsgiApp, asgi_app
 from serve_app.calls import Call, Reply
 from serve_app.direct import DirectTransport
 from serve_app.dispatch import Transport
+from serve_app.engines.memory import take_share
 from serve_app.engines.opening import open_profiled
 from serve_app.environment import ONE_HOST
 from serve_app.errors import InternalError, ReplicaDied, ServeAppError, SetupError
 from serve_app.listener import Address, Listener
 from serve_app.manifest import verify
-from serve_app.placement import Plan, bounds, plan
+from serve_app.placement import GpuPlan, Plan, bounds, gpu_variants, plan, plan_gpus
 from serve_app.policy.scaling import Bounds, Rules
 from serve_app.quiet_stop import SIGNALS, stop_quietly
 from serve_app.registry import Ladder, Rung, load_ladder
@@ -118,8 +119,10 @@ def follow_board(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
 class VariantDeployment:
     """A replica of one variant, as Ray Serve runs it."""
 
-    def __init__(self, rung: Rung, *, threads: int) -> None:
+    def __init__(self, rung: Rung, *, threads: int, gpu_share: float) -> None:
         os.nice(ENGINE_NICENESS)
+        if rung.device == "cuda":
+            take_share(gpu_share)
         manifest = verify(rung.folder)  # this node's files, not those of the node that planned
         opened = open_profiled(rung.folder, manifest, threads=threads, device=rung.device)
         name = serve.get_replica_context().replica_id.unique_id
@@ -243,10 +246,15 @@ def build_app(args: dict[str, Any]) -> Application:
         threads=settings.threads,
         routers=settings.routers,
     )
-    groups = bounds(ladder.rungs, cpus, settings)
+    gpus = plan_gpus(
+        gpus=resources.get("GPU", 0),
+        variants=gpu_variants(ladder.rungs),
+        replicas_per_gpu=settings.replicas_per_gpu,
+    )
+    groups = bounds(ladder.rungs, cpus, settings, on_gpu=gpus)
     rules = Rules(slots=cpus.slots, quiet_s=settings.scale_down_s)
     variants = {
-        group.variant: _variant(rung, group, cpus, settings=settings)
+        group.variant: _variant(rung, group, cpus, gpus, settings=settings)
         for rung, group in zip(ladder.rungs, groups, strict=True)
     }
     router = serve.deployment(
@@ -259,8 +267,10 @@ def build_app(args: dict[str, Any]) -> Application:
     return router.bind(ladder, variants, settings, (groups, rules))
 
 
-def _variant(rung: Rung, group: Bounds, cpus: Plan, *, settings: Settings) -> Application:
-    on_gpu = rung.device == "cuda"
+def _variant(
+    rung: Rung, group: Bounds, cpus: Plan, gpus: GpuPlan, *, settings: Settings
+) -> Application:
+    gpu_share = gpus.share if rung.device == "cuda" else 0
     by_requests = BY_REQUESTS | {"downscale_delay_s": settings.scale_down_s}
     deployment = serve.deployment(
         VariantDeployment,
@@ -268,9 +278,9 @@ def _variant(rung: Rung, group: Bounds, cpus: Plan, *, settings: Settings) -> Ap
         max_ongoing_requests=MAX_ONGOING_CALLS,
         autoscaling_config=(BY_DEMAND if settings.autoscaling == "demand" else by_requests)
         | {"min_replicas": group.minimum, "max_replicas": group.maximum},
-        ray_actor_options={"num_cpus": cpus.replica_cpus, "num_gpus": 1 if on_gpu else 0},
+        ray_actor_options={"num_cpus": cpus.replica_cpus, "num_gpus": gpu_share},
     )
-    return deployment.bind(rung, threads=settings.threads)
+    return deployment.bind(rung, threads=settings.threads, gpu_share=gpu_share)
 
 
 def run_locally(

@@ -1,4 +1,4 @@
-"""How many CPUs each replica reserves, and how far each replica group may grow."""
+"""What each replica reserves of CPUs and GPUs, and how far each replica group may grow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from serve_app.errors import SettingsError
 from serve_app.policy.scaling import Bounds
 from serve_app.registry import Rung
 from serve_app.settings import Settings
@@ -51,20 +52,77 @@ def plan(*, cluster_cpus: float, variants: int, threads: int, routers: int = 1) 
     )
 
 
-def bounds(rungs: Sequence[Rung], found: Plan, settings: Settings) -> list[Bounds]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuPlan:
+    """Reservations of variants that run on GPUs."""
+
+    share: float  # of one GPU, a replica; of its memory too
+    max_replicas: int  # of one variant
+
+
+GPU_PARTS = 10_000  # Ray counts GPUs in these
+
+
+def plan_gpus(*, gpus: float, variants: int, replicas_per_gpu: int | None = None) -> GpuPlan:
+    """Share a cluster's GPUs among the variants that run on them.
+
+    Unless told otherwise a replica has a GPU to itself, or as large a part of one as lets each variant
+    have a replica. What several replicas on one card gain or lose against one is not measured.
+
+    Args:
+        gpus: in the cluster.
+        variants: that run on them, each with one replica at least.
+        replicas_per_gpu: of all variants together; a variant may then grow over what is left.
+
+    Raises:
+        SettingsError: so few replicas leave a variant without one, and Serve waiting for ever.
+    """
+    cards = int(gpus)
+    if variants == 0 or cards == 0:
+        return GpuPlan(share=0.0, max_replicas=1)
+    per_gpu = replicas_per_gpu or math.ceil(variants / cards)
+    slots = per_gpu * cards
+    if slots < variants:
+        raise SettingsError(
+            f"setting replicas_per_gpu: {per_gpu} on {cards} GPU(s) leave {variants - slots} of "
+            f"{variants} variants without a replica; {math.ceil(variants / cards)} do not"
+        )
+    return GpuPlan(
+        share=math.floor(GPU_PARTS / per_gpu) / GPU_PARTS,
+        max_replicas=slots - variants + 1 if replicas_per_gpu else 1,
+    )
+
+
+def gpu_variants(rungs: Sequence[Rung]) -> int:
+    """How many of a ladder's variants run on a GPU."""
+    return sum(rung.device == "cuda" for rung in rungs)
+
+
+def bounds(
+    rungs: Sequence[Rung], found: Plan, settings: Settings, *, on_gpu: GpuPlan | None = None
+) -> list[Bounds]:
     """Smallest and largest group of each variant.
 
     Where variants may go without replicas, the cheapest may not: it answers while others start. Serve's
     request counts never wake a variant that no request is sent to, so under them each keeps one.
     """
     cheapest = min(rungs, key=lambda r: r.manifest.profile.cost_ms)
-    return [_bounds(rung, found, settings, kept=rung is cheapest) for rung in rungs]
+    gpu_limit = on_gpu.max_replicas if on_gpu else 1
+    return [
+        _bounds(
+            rung,
+            settings,
+            limit=gpu_limit if rung.device == "cuda" else found.max_replicas,
+            kept=rung is cheapest,
+        )
+        for rung in rungs
+    ]
 
 
-def _bounds(rung: Rung, found: Plan, settings: Settings, *, kept: bool) -> Bounds:
+def _bounds(rung: Rung, settings: Settings, *, limit: int, kept: bool) -> Bounds:
     by_requests = settings.autoscaling == "requests"
     minimum = max(settings.min_replicas, 1 if kept or by_requests else 0)
-    largest = settings.max_replicas or (1 if rung.device == "cuda" else found.max_replicas)
+    largest = settings.max_replicas or limit
     return Bounds(
         variant=rung.manifest.variant,
         fidelity=rung.manifest.fidelity.p1,

@@ -129,8 +129,18 @@ def _place(folder: Path, manifest: Manifest, *, gpus: float) -> Rung:
     tokenizer = manifest.files.get(TOKENIZER_NAME)
     if tokenizer is None or tokenizer.sha256 != manifest.tokenizer.digest:
         raise ArtifactError(f"{folder}: {TOKENIZER_NAME} is not the one {manifest.variant} names")
-    device: Device = "cuda" if wants_gpu(manifest) and gpus else "cpu"
+    device: Device = "cuda" if gpus and _belongs_on_gpu(manifest) else "cpu"
     return Rung(folder=folder, manifest=manifest, device=device)
+
+
+def _belongs_on_gpu(manifest: Manifest) -> bool:
+    """What needs one, and what was measured on one: an ONNX variant runs where its build had it run."""
+    return wants_gpu(manifest) or manifest.profile.device == "cuda"
+
+
+def may_use_gpu(manifest: Manifest) -> bool:
+    """Whether a GPU that is there should be tried: ONNX Runtime has FP16 kernels for GPUs only."""
+    return wants_gpu(manifest) or (manifest.runtime, manifest.precision) == ("onnx", "fp16")
 
 
 def wants_gpu(manifest: Manifest) -> bool:
@@ -191,6 +201,8 @@ def _unfit(rung: Rung) -> str | None:
         return f"vectors move with their batch-mates (drift {manifest.fidelity.batch_drift:.1e})"
     if wants_gpu(manifest) and rung.device == "cpu":
         return "needs a GPU, and this cluster has none"
+    if rung.device == "cpu" and manifest.profile.device == "cuda":
+        return "was measured on a GPU, and this cluster has none; measure it again"
     return None
 
 

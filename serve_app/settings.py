@@ -51,6 +51,13 @@ class Settings(BaseModel):
     max_replicas: int | None = Field(
         default=None, ge=1, description="largest replica group of a variant; None: what fits"
     )
+    replicas_per_gpu: int | None = Field(
+        default=None,
+        ge=1,
+        le=16,
+        description="replicas that share a GPU, and its memory; None: one, or as many as the ladder has "
+        "variants for it. What sharing gains is not measured",
+    )
     min_replicas: int = Field(
         default=1,
         ge=0,

@@ -22,6 +22,7 @@ ENGINES_WITH_RUNTIMES = {
     "mixed_precision",
     "pooling",
 }
+PACKED = "serve_app.engines.packed."  # torch's
 
 
 def _module(source: Path) -> str:
@@ -31,7 +32,11 @@ def _module(source: Path) -> str:
 
 MODULES = [_module(source) for source in SOURCES]
 WITHOUT_RUNTIMES = [
-    m for m in MODULES if m != "serve_app.app" and m.split(".")[-1] not in ENGINES_WITH_RUNTIMES
+    m
+    for m in MODULES
+    if m != "serve_app.app"
+    and m.split(".")[-1] not in ENGINES_WITH_RUNTIMES
+    and not m.startswith(PACKED)
 ]
 LOWEST = {"serve_app.errors", "serve_app.manifest", "serve_app.promises"}
 POLICY = [m for m in MODULES if m.startswith("serve_app.policy")]

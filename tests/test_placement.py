@@ -1,10 +1,17 @@
 """Reservations always fit the cluster: no variant waits for ever for its first replica."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.placement import Plan, plan
+from serve_app.errors import SettingsError
+from serve_app.manifest import read_manifest
+from serve_app.placement import GpuPlan, Plan, bounds, gpu_variants, plan, plan_gpus
+from serve_app.registry import Rung
+from serve_app.settings import parse_settings
 
 CPUS = st.integers(1, 512).map(float) | st.floats(1, 512)
 VARIANTS = st.integers(1, 8)
@@ -77,3 +84,71 @@ def test_worked_examples(
 ) -> None:
     """Whole CPUs where two replicas of each variant fit, shares of them below."""
     assert plan(cluster_cpus=cpus, variants=variants, threads=threads, routers=routers) == expected
+
+
+CARDS = st.integers(1, 16)
+
+
+@given(CARDS, VARIANTS, st.none() | st.integers(1, 16))
+def test_replicas_of_all_variants_fit_the_gpus(
+    cards: int, variants: int, replicas_per_gpu: int | None
+) -> None:
+    """Each variant has a replica, one group may be at its largest meanwhile, and no card is overbooked."""
+    try:
+        found = plan_gpus(gpus=cards, variants=variants, replicas_per_gpu=replicas_per_gpu)
+    except SettingsError:
+        assert replicas_per_gpu is not None
+        assert replicas_per_gpu * cards < variants
+        return
+    on_a_card = int(1 / found.share + 1e-2)
+    assert on_a_card * found.share <= 1
+    assert found.max_replicas + variants - 1 <= on_a_card * cards
+
+
+@pytest.mark.parametrize(
+    ("gpus", "variants", "asked", "expected"),
+    [
+        (1, 1, None, GpuPlan(share=1, max_replicas=1)),
+        (1, 3, None, GpuPlan(share=0.3333, max_replicas=1)),
+        (4, 3, None, GpuPlan(share=1, max_replicas=1)),
+        (1, 1, 2, GpuPlan(share=0.5, max_replicas=2)),
+        (2, 2, 3, GpuPlan(share=0.3333, max_replicas=5)),
+        (0, 0, None, GpuPlan(share=0, max_replicas=1)),
+        (1, 0, 4, GpuPlan(share=0, max_replicas=1)),
+    ],
+)
+def test_worked_examples_of_gpus(
+    gpus: float, variants: int, asked: int | None, expected: GpuPlan
+) -> None:
+    """A card each, a part where variants outnumber cards, or as many parts as asked for."""
+    assert plan_gpus(gpus=gpus, variants=variants, replicas_per_gpu=asked) == expected
+
+
+def test_too_few_replicas_a_gpu_are_refused_with_the_number_that_is_enough() -> None:
+    """Serve would wait for ever for the variant that is left without a card."""
+    with pytest.raises(SettingsError, match=r"replicas_per_gpu: 1 on 1 GPU.* 2 of 3 .*; 3 do not"):
+        plan_gpus(gpus=1, variants=3, replicas_per_gpu=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "largest"),
+    [({}, 1), ({"replicas_per_gpu": 3}, 3), ({"replicas_per_gpu": 3, "max_replicas": 2}, 2)],
+)
+def test_a_group_on_a_gpu_is_one_replica_unless_asked(
+    artifacts: Path, settings: dict[str, int], largest: int
+) -> None:
+    """A GPU's group is capped at one; with shared GPUs at what they hold; `max_replicas` decides."""
+    manifest = read_manifest(artifacts / "fake-fp32")
+    rungs = [
+        Rung(folder=artifacts, manifest=manifest, device="cuda"),
+        Rung(folder=artifacts, manifest=replace(manifest, variant="fake-bf16"), device="cpu"),
+    ]
+    given_settings = parse_settings(settings)
+    cpus = plan(cluster_cpus=16, variants=2, threads=1)
+    on_gpu = plan_gpus(
+        gpus=1,
+        variants=gpu_variants(rungs),
+        replicas_per_gpu=given_settings.replicas_per_gpu,
+    )
+    found = bounds(rungs, cpus, given_settings, on_gpu=on_gpu)
+    assert [b.maximum for b in found] == [largest, settings.get("max_replicas", cpus.max_replicas)]

@@ -176,6 +176,50 @@ def test_a_profile_of_another_device_pushes_nobody_off(with_fp16: Path) -> None:
     assert "fake-bf16" in _names(load_ladder(with_fp16, gpus=1))
 
 
+GPU_VARIANTS = {"torch-fp16": "torch", "onnx-fp16": "onnx", "onnx-tensorrt": "tensorrt"}
+
+
+@pytest.fixture
+def for_gpus(tmp_path: Path, write_artifact: MakeArtifact) -> Path:
+    """Three ways to run FP16 on a GPU, measured there, beside FP32 on the CPU."""
+    folder = tmp_path / "for_gpus"
+    write_artifact(folder / "fake-fp32", p1=1.0, cost_ms=0.3)
+    for variant, runtime in GPU_VARIANTS.items():
+        write_artifact(folder / variant, p1=0.99999, cost_ms=0.01)
+        _change(folder / variant, runtime=runtime, precision="fp16", profile={"device": "cuda"})
+    return folder
+
+
+@pytest.mark.parametrize("cheapest", sorted(GPU_VARIANTS))
+def test_the_measured_profile_decides_which_runtime_has_the_gpu(
+    for_gpus: Path, cheapest: str
+) -> None:
+    """Of variants that are equally close, the one measured cheapest on the GPU is taken."""
+    _change(for_gpus / cheapest, profile={"per_token_ms": 0.005})
+    ladder = load_ladder(for_gpus, gpus=1)
+    devices = {rung.manifest.variant: rung.device for rung in ladder.rungs}
+    assert devices == {"fake-fp32": "cpu", cheapest: "cuda"}
+    assert all(cheapest in _reasons(ladder)[v] for v in GPU_VARIANTS if v != cheapest)
+
+
+def test_an_onnx_variant_runs_where_it_was_measured(for_gpus: Path) -> None:
+    """ONNX FP16 measured on the CPU stays there, with a GPU in the cluster too."""
+    _change(for_gpus / "onnx-fp16", profile={"device": "cpu"})
+    ladder = load_ladder(for_gpus, named=("onnx-fp16", "torch-fp16"), gpus=1)
+    assert {r.manifest.variant: r.device for r in ladder.rungs} == {
+        "onnx-fp16": "cpu",
+        "torch-fp16": "cuda",
+    }
+
+
+def test_what_was_measured_on_a_gpu_stays_off_without_one(for_gpus: Path) -> None:
+    """A GPU's costs say nothing of a CPU: the variant is off, and the reason says what to do."""
+    ladder = load_ladder(for_gpus)
+    assert _names(ladder) == ["fake-fp32"]
+    assert "measured on a GPU" in _reasons(ladder)["onnx-fp16"]
+    assert "measure it again" in _reasons(ladder)["onnx-fp16"]
+
+
 @pytest.mark.parametrize("exists", [False, True])
 def test_no_artifacts_is_one_line_with_the_command(*, tmp_path: Path, exists: bool) -> None:
     """Without the folder or with an empty one, the message says what to run."""

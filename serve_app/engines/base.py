@@ -82,12 +82,19 @@ def open_engine(
             f"{variant.variant} needs the package {error.name!r}, which is not installed here"
         ) from error
     try:
-        return cast("OpenEngine", module.open_engine)(folder, variant, threads, device)
+        engine = cast("OpenEngine", module.open_engine)(folder, variant, threads, device)
     except ArtifactError:
         raise
     except Exception as error:  # ONNX Runtime's derive from nothing narrower
         first_line = str(error).strip().splitlines()[0]
         raise ArtifactError(f"{folder}: {variant.runtime} cannot load it: {first_line}") from error
+    return _within_memory(engine) if device == "cuda" else engine
+
+
+def _within_memory(engine: Engine) -> Engine:
+    from serve_app.engines.memory import HalvingEngine, release_cached
+
+    return HalvingEngine(engine, release=release_cached)
 
 
 def pad(

@@ -23,9 +23,15 @@ QUICK_BUDGET_S = 3.0
 QUICK_ROUNDS = 7
 # Lengths as texts have them, not multiples of a register, which some engines are fastest at.
 QUICK_CELLS = ((1, 8), (1, 24), (1, 72), (1, 136), (1, 256), (8, 72), (16, 72))
+# A GPU is as good as idle under a CPU's batches: these reach those that fill it.
+GPU_CELLS = (
+    *QUICK_CELLS[:5],
+    *((count, 72) for count in (8, 16, 32, 64, 128, 256, 512)),
+    (256, 256),
+)
 RUNS_OF_A_NEW_SHAPE = 3  # the first allocates and compiles: it is taken for two
 LEAST_CELLS = 2  # a line needs two points
-BATCH_TOKENS = (64, 128, 256, 512, 1024)
+BATCH_TOKENS = tuple(1 << n for n in range(6, 17))  # only a GPU is measured on more than 1024
 AS_GOOD_AS_BEST = 1.03
 UNKNOWN_GPU = "a GPU that PyTorch does not know"
 CPU_FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
@@ -81,7 +87,7 @@ def quick_profile(
     deadline_s = now_s() + budget_s
     cells: list[Cell] = []
     round_ms: list[float] = []
-    for cell in cells_within(max_tokens, QUICK_CELLS):
+    for cell in cells_within(max_tokens, GPU_CELLS if setup.device == "cuda" else QUICK_CELLS):
         if len(cells) >= LEAST_CELLS:
             per_token_ms = round_ms[-1] / _tokens(cells[-1])
             expected_ms = RUNS_OF_A_NEW_SHAPE * per_token_ms * _tokens(cell)

@@ -1,5 +1,7 @@
 """ONNX Runtime: float and integer graphs, pooling and normalisation inside, on CPU, CUDA or TensorRT.
 
+On a GPU, inputs and vectors are bound to its memory: one copy there, one back, none between.
+
 TensorRT compiles a graph for one GPU and a range of shapes, which takes minutes. What it compiled is
 kept in the artifact's folder under a hidden name, which no manifest lists: another GPU makes its own.
 """
@@ -19,14 +21,15 @@ from serve_app.engines.base import MODEL_FILES, Device, TokenIds, Vectors, pad
 from serve_app.errors import ArtifactError
 from serve_app.manifest import Variant
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 TENSORRT_CACHE = ".tensorrt"
 INPUTS = ("input_ids", "attention_mask")
 OPTIMAL_SHAPE = (8, 64)  # texts, tokens: what TensorRT's kernels are chosen for
-MAX_TEXTS = 512  # full batches hold 1024 padded tokens at most, and a text has two or more
+MAX_TEXTS = 512  # of a TensorRT batch: beyond, it would compile anew; larger ones are cut
 
 ProviderOptions = dict[str, str]
+Providers = list[tuple[str, ProviderOptions]]
 
 
 class OnnxEngine:
@@ -42,27 +45,89 @@ class OnnxEngine:
         return np.asarray(vectors, dtype=np.float32)
 
 
-def open_engine(folder: Path, variant: Variant, threads: int, device: Device) -> OnnxEngine:
+class BoundOnnxEngine:
+    """One session whose inputs and output lie in the memory of the device that it runs on."""
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        *,
+        pad_id: int,
+        device: Device,
+        max_texts: int | None = None,
+    ) -> None:
+        """Wrap a session.
+
+        Args:
+            session: ready.
+            pad_id: of the tokenizer.
+            device: that the session runs on.
+            max_texts: of one batch; larger ones are cut.
+        """
+        self._session = session
+        self._pad_id = pad_id
+        self._device = device
+        self._max_texts = max_texts
+        self._output = session.get_outputs()[0].name
+
+    def embed(self, texts: Sequence[TokenIds]) -> Vectors:
+        size = self._max_texts or len(texts)
+        found = [self._run(texts[at : at + size]) for at in range(0, len(texts), size)]
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _run(self, texts: Sequence[TokenIds]) -> Vectors:
+        binding = self._session.io_binding()
+        for name, numbers in zip(INPUTS, pad(texts, self._pad_id), strict=True):
+            there = ort.OrtValue.ortvalue_from_numpy(numbers, self._device, 0)
+            binding.bind_ortvalue_input(name, there)
+        binding.bind_output(self._output, self._device, 0)
+        self._session.run_with_iobinding(binding)
+        return np.asarray(binding.copy_outputs_to_cpu()[0], dtype=np.float32)
+
+
+def open_engine(
+    folder: Path, variant: Variant, threads: int, device: Device
+) -> OnnxEngine | BoundOnnxEngine:
     """Load `model.onnx`; see `serve_app.engines.base.open_engine`."""
+    pad_id = variant.tokenizer.pad_id
+    if device == "cpu" and variant.runtime != "tensorrt":
+        return OnnxEngine(_session(folder, threads, [("CPUExecutionProvider", {})]), pad_id=pad_id)
+    _load_libraries()
+    max_texts = None
+    providers: Providers = [(CUDA, {"arena_extend_strategy": "kSameAsRequested"})]
+    if variant.runtime == "tensorrt":
+        max_texts = MAX_TEXTS
+        providers.insert(0, (TENSORRT, tensorrt_options(folder, variant)))
+    session = _session(folder, threads, providers)
+    # A provider that cannot start is replaced by a slower one with a warning only.
+    if session.get_providers()[0] != providers[0][0]:
+        more = " and TensorRT" if variant.runtime == "tensorrt" else ""
+        raise ArtifactError(f"{variant.variant} needs a GPU, onnxruntime-gpu{more}")
+    return BoundOnnxEngine(session, pad_id=pad_id, device="cuda", max_texts=max_texts)
+
+
+def has_cuda() -> bool:
+    """Whether this ONNX Runtime was built for GPUs; that one is there is another question."""
+    return CUDA in ort.get_available_providers()
+
+
+def _load_libraries() -> None:
+    """Packages that bring CUDA, cuDNN and TensorRT keep them where no search path leads."""
+    if hasattr(ort, "preload_dlls") and has_cuda():
+        ort.preload_dlls()
+    with suppress(ImportError):
+        import_module("tensorrt")
+
+
+def _session(folder: Path, threads: int, providers: Providers) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Replicas share their host's cores: a thread that spins for work takes a neighbour's time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers: list[str | tuple[str, ProviderOptions]] = [PROVIDERS[device]]
-    if variant.runtime == "tensorrt":
-        providers = [(TENSORRT, tensorrt_options(folder, variant)), PROVIDERS["cuda"]]
-        with suppress(ImportError):
-            import_module(
-                "tensorrt"
-            )  # the package loads its libraries, which are on no search path
-    session = ort.InferenceSession(
+    return ort.InferenceSession(
         folder / MODEL_FILES["onnx"], sess_options=options, providers=providers
     )
-    # A provider that cannot start is replaced by a slower one with a warning only.
-    if variant.runtime == "tensorrt" and session.get_providers()[0] != TENSORRT:
-        raise ArtifactError(f"{variant.variant} needs a GPU, onnxruntime-gpu and TensorRT")
-    return OnnxEngine(session, pad_id=variant.tokenizer.pad_id)
 
 
 def tensorrt_options(folder: Path, variant: Variant) -> ProviderOptions:

@@ -16,11 +16,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from serve_app.engines import memory
 from serve_app.engines.base import Device, Engine, open_engine
 from serve_app.engines.measure import Setup, hardware_name, quick_profile, resident_bytes
 from serve_app.manifest import Manifest, Profile
 
 log = logging.getLogger(__name__)
+
+LOCKS: dict[Device, Path] = {"cpu": Path(__file__), "cuda": Path(memory.__file__)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +82,11 @@ def open_profiled(
 
 @contextmanager
 def _turn(device: Device) -> Iterator[None]:
-    """One replica of this machine at a time; a GPU does not wait for the cores.
+    """One replica of this machine at a time on each kind of device; a GPU does not wait for the cores.
 
-    The lock is on this file, which all have and none writes; the kernel frees that of a dead process.
+    The locks are on files which all have and none writes; the kernel frees that of a dead process.
     """
-    if device == "cuda":
-        yield
-        return
-    with Path(__file__).open("rb") as lock:
+    with LOCKS[device].open("rb") as lock:
         with suppress(OSError):  # a file system without locks: better measured in company
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

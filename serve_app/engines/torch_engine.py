@@ -1,6 +1,7 @@
 """PyTorch: the checkpoint's own modules in half precision, for GPUs and for reference.
 
-Only safetensors weights are read, and nothing is looked up outside the artifact's folder.
+On a GPU, BERT-like models in one precision run without padding (`engines/packed`); all else, and everything
+on a CPU, runs here as one padded batch with PyTorch's scaled dot-product attention. Only safetensors weights are read, and nothing is looked up outside the artifact's folder.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel
 
-from serve_app.engines.base import Device, TokenIds, Vectors, pad
+from serve_app.engines.base import Device, Engine, TokenIds, Vectors, pad
+from serve_app.engines.memory import CudaMeter
 from serve_app.engines.mixed_precision import autocasting, halve
 from serve_app.engines.pooling import SentenceEmbedder, make_head
 from serve_app.errors import ArtifactError
@@ -53,10 +55,26 @@ class TorchEngine:
         return np.asarray(self._embedder(ids, mask).cpu().numpy())
 
 
-def open_engine(folder: Path, variant: Variant, threads: int, device: Device) -> TorchEngine:
+def open_engine(folder: Path, variant: Variant, threads: int, device: Device) -> Engine:
     """Load the weights; see `serve_app.engines.base.open_engine`."""
     if device == "cpu":
         torch.set_num_threads(threads)
+        return open_padded(folder, variant)
+    if variant.autocast or variant.kept_fp32:
+        return open_padded(folder, variant, device="cuda")
+    from serve_app.engines.packed.opening import on_gpu, packed_if_possible
+
+    model, checkpoint = (
+        load_transformer(folder, dtype=DTYPES[variant.precision]),
+        variant.checkpoint,
+    )
+    head = load_head(folder, checkpoint)
+    packed = packed_if_possible(model, checkpoint, head=head, target=on_gpu(), meter=CudaMeter())
+    return packed or open_padded(folder, variant, device="cuda")
+
+
+def open_padded(folder: Path, variant: Variant, *, device: Device = "cpu") -> TorchEngine:
+    """The engine that runs any model, as one padded batch."""
     is_mixed = variant.autocast or variant.kept_fp32
     dtype = torch.float32 if is_mixed else DTYPES[variant.precision]
     model: torch.nn.Module = load_transformer(folder, dtype=dtype)

@@ -20,7 +20,8 @@ def open_engine(folder: Path, variant: Variant, threads: int, device: Device) ->
     """Load and round the weights; see `serve_app.engines.base.open_engine`."""
     if device != "cpu":
         raise ArtifactError(f"{variant.variant}: PyTorch has dynamic INT8 kernels for CPUs only")
-    engine = torch_engine.open_engine(folder, replace(variant, precision="fp32"), threads, device)
+    torch.set_num_threads(threads)
+    engine = torch_engine.open_padded(folder, replace(variant, precision="fp32"))
     round_linears(engine.module)
     return engine
 

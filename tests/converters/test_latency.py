@@ -50,3 +50,23 @@ def test_what_does_not_open_is_one_line(tmp_path: Path, write_artifact) -> None:
     with pytest.raises(ConversionError, match=r"onnx-fp32 does not open.*cannot load") as caught:
         latency.setup(tmp_path / "onnx-fp32", broken, threads=1, device="cpu")
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cuda", "runtime", "runs"),
+    [
+        (0, True, "torch", False),
+        (1, False, "torch", True),
+        (1, False, "onnx", False),
+        (1, True, "onnx", True),
+        (0, True, "onnx", False),
+    ],
+)
+def test_a_gpu_is_for_runtimes_that_can_use_it(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, *, cuda: bool, runtime: str, runs: bool
+) -> None:
+    """A GPU beside an ONNX Runtime without CUDA is none for ONNX variants: they are measured on the CPU."""
+    onnx_engine = pytest.importorskip("serve_app.engines.onnx_engine")
+    monkeypatch.setattr(latency, "gpu_count", lambda: gpus)
+    monkeypatch.setattr(onnx_engine, "has_cuda", lambda: cuda)
+    assert latency.gpu_runs(runtime) is runs

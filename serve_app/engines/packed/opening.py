@@ -1,0 +1,89 @@
+"""From a loaded transformers model to a packed engine, where model and device allow one."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from serve_app.engines.memory import Meter, measure_activations
+from serve_app.engines.packed.attention import PackedAttention, flash, is_right
+from serve_app.engines.packed.encoder import PackedEncoder, why_not
+from serve_app.engines.packed.engine import ON_CUDA, PLAIN, PackedEngine, Tuning
+from serve_app.engines.packed.pooling import PackedEmbedder, SegmentSums, index_sums
+from serve_app.manifest import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+TEXT_TOKENS = 128  # of the texts that memory is measured with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where and how to run packed."""
+
+    device: torch.device
+    attention: PackedAttention
+    tuning: Tuning = PLAIN
+    sums: SegmentSums = index_sums
+
+
+def on_gpu() -> Target:
+    """The current GPU, with its flash kernels and graphs."""
+    return Target(device=torch.device("cuda"), attention=flash, tuning=ON_CUDA)
+
+
+def packed_if_possible(
+    model: PreTrainedModel, checkpoint: Checkpoint, *, head: nn.Module, target: Target, meter: Meter
+) -> PackedEngine | None:
+    """A packed engine that keeps within the device's memory; None where texts must be padded.
+
+    Args:
+        model: of transformers, anywhere; not usable afterwards.
+        checkpoint: its facts.
+        head: what follows the pooling.
+        target: where to run.
+        meter: of that device's memory.
+    """
+    reason = why_not(model)
+    if reason is not None:
+        log.info("texts are padded: %s", reason)
+        return None
+    heads, dtype = model.config.num_attention_heads, next(model.parameters()).dtype
+    head_dims = model.config.hidden_size // heads
+    if not is_right(target.attention, target.device, dtype, heads=heads, head_dims=head_dims):
+        return None
+    try:
+        engine = pack(model, checkpoint, head=head, target=target)
+        engine.most_tokens = _most_tokens(engine, checkpoint, meter)
+    except Exception:  # whatever a kernel raises: the padded engine needs fewer of them
+        log.warning("texts are padded: the packed engine failed its first runs", exc_info=True)
+        return None
+    log.info("batches of up to %d tokens fit into memory", engine.most_tokens)
+    return engine
+
+
+def _most_tokens(engine: PackedEngine, checkpoint: Checkpoint, meter: Meter) -> int:
+    text_tokens = min(TEXT_TOKENS, checkpoint.max_tokens)
+    activations = measure_activations(engine, meter, text_tokens=text_tokens)
+    return activations.most_tokens(meter.free_bytes(), least=checkpoint.max_tokens)
+
+
+def pack(
+    model: PreTrainedModel, checkpoint: Checkpoint, *, head: nn.Module, target: Target
+) -> PackedEngine:
+    """The packed engine of a model that `why_not` has nothing against, its attention taken on trust."""
+    encoder = PackedEncoder(model, attention=target.attention)
+    embedder = PackedEmbedder(encoder, pooling=checkpoint.pooling, head=head, sums=target.sums)
+    return PackedEngine(
+        embedder,
+        device=target.device,
+        max_tokens=checkpoint.max_tokens,
+        tuning=target.tuning,
+    )
