@@ -47,10 +47,13 @@ def described(
     Raises:
         KeyError, TypeError, ValueError: a field of a variant is missing, or is not what it should be.
     """
+    measured = {name: round(value, 3) for name, value in asdict(overheads).items()}
+    idle_cores = measured.pop("idle_cores")
     return MachineFile(
-        about="Profiles and token counts as a server tells them; overheads measured on it.",
-        cores=cores,
-        **{name: round(ms, 3) for name, ms in asdict(overheads).items()},
+        about="Profiles and token counts as a server tells them; overheads measured on it; of "
+        f"{cores:g} cores, {idle_cores:g} go to processes that serve nothing.",
+        cores=round(cores - idle_cores, 3),
+        **measured,
         variants=tuple(map(_rung, told)),
         token_pools=tuple(_pools(count)),
     )

@@ -3,14 +3,16 @@
 Decisions alone (`/v1/route`) show what the router takes for a request; answers by one variant show, on
 top of that, what a call takes in the router and in the replica, beside the engine's own time. One request
 at a time, `PER_S` a second: nothing is coalesced, and between requests caches go cold as they do in service,
-where everything takes longer than back to back.
+where everything takes longer than back to back. What all processes spend without any request is measured
+first and counted apart: it does not grow with the load.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -19,9 +21,10 @@ import psutil
 from loadtests.errors import NoServer
 from loadtests.sampling import server_process
 
-REQUESTS = 200
+REQUESTS = 300
 WARM = 20
-PER_S = 25.0
+PER_S = 50.0
+IDLE_S = 10.0
 STALL_S = 0.001  # a loop that does nothing else is held up for longer: the host took the core
 WATCHED_S = 5.0
 LEAST_MS = 0.01
@@ -33,6 +36,7 @@ TEXT = "how do I reset my card pin"
 class Overheads:
     """Milliseconds; CPU but for `hop_ms`."""
 
+    idle_cores: float  # of all processes, without any request
     router_ms: float  # of the router, for each request
     call_ms: float  # of the router, for each call
     replica_call_ms: float  # of a replica, for each call
@@ -47,7 +51,7 @@ class Overheads:
 
 @dataclass(frozen=True, slots=True)
 class _Spent:
-    """For each request: CPU by kind of process, and latency."""
+    """For each request: CPU by kind of process, what it takes at idle not counted, and latency."""
 
     router_ms: float
     replicas_ms: float
@@ -75,14 +79,16 @@ def measure(host: str, *, variant: str, engine_ms: Callable[[int], float]) -> Ov
     body = {"input": TEXT, "variant": variant, "encoding_format": "base64"}
     with httpx.Client(base_url=host, timeout=30) as client:
         tokens = int(client.post("/v1/route", json=body).json()["tokens"])
-        decided = _spent(root, client, "/v1/route", body)
-        answered = _spent(root, client, "/v1/embeddings", body)
+        idle = _idle_cores(root)
+        decided = _spent(root, client, "/v1/route", body, idle=idle)
+        answered = _spent(root, client, "/v1/embeddings", body, idle=idle)
     call_ms = max(answered.router_ms - decided.router_ms, 0.0)
     engine_pace = max(answered.inference_ms / engine_ms(tokens), 1.0)
     replica_ms = max(answered.replicas_ms - engine_pace * engine_ms(tokens), 0.0)
     stalls_per_s, stall_ms = _stalls()
     waited_ms = answered.latency_ms - decided.latency_ms - answered.inference_ms
     return Overheads(
+        idle_cores=sum(idle.values()),
         router_ms=decided.router_ms,
         call_ms=call_ms,
         replica_call_ms=replica_ms,
@@ -100,7 +106,22 @@ def measure(host: str, *, variant: str, engine_ms: Callable[[int], float]) -> Ov
     )
 
 
-def _spent(root: psutil.Process, client: httpx.Client, path: str, body: dict[str, str]) -> _Spent:
+def _idle_cores(root: psutil.Process) -> dict[str, float]:
+    """Cores that each kind of process takes without any request."""
+    before = _cpu_s(root)
+    time.sleep(IDLE_S)
+    spent = _by_kind(before, _cpu_s(root))
+    return {kind: cpu_s / IDLE_S for kind, cpu_s in spent.items()}
+
+
+def _spent(
+    root: psutil.Process,
+    client: httpx.Client,
+    path: str,
+    body: dict[str, str],
+    *,
+    idle: Mapping[str, float],
+) -> _Spent:
     content = json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     for _ in range(WARM):
@@ -113,14 +134,11 @@ def _spent(root: psutil.Process, client: httpx.Client, path: str, body: dict[str
         answer = client.post(path, content=content, headers=headers)
         latencies_ms.append((time.perf_counter() - sent_s) * 1000)
         inference_ms += float(answer.headers.get("X-Inference-Ms", 0.0))
-    own_s = time.process_time() - own_s
-    spent_s = {
-        pid: (kind, cpu_s - before.get(pid, (kind, cpu_s))[1])
-        for pid, (kind, cpu_s) in _cpu_s(root).items()
-    }
+    took_s, own_s = time.perf_counter() - began_s, time.process_time() - own_s
+    spent = _by_kind(before, _cpu_s(root))
 
     def of(kind: str) -> float:
-        return sum(cpu_s for found, cpu_s in spent_s.values() if found == kind) * 1000 / REQUESTS
+        return max(spent[kind] - idle.get(kind, 0.0) * took_s, 0.0) * 1000 / REQUESTS
 
     return _Spent(
         router_ms=of("router"),
@@ -155,6 +173,16 @@ def _cpu_s(root: psutil.Process) -> dict[int, tuple[str, float]]:
             continue
         found[process.pid] = (_kind(words), times.user + times.system)
     return found
+
+
+def _by_kind(
+    before: Mapping[int, tuple[str, float]], after: Mapping[int, tuple[str, float]]
+) -> dict[str, float]:
+    """CPU seconds between two looks, of each kind of process."""
+    spent: dict[str, float] = defaultdict(float)
+    for pid, (kind, cpu_s) in after.items():
+        spent[kind] += cpu_s - before.get(pid, (kind, cpu_s))[1]
+    return spent
 
 
 def _kind(words: str) -> str:

@@ -145,6 +145,7 @@ def test_a_server_describes_its_machine() -> None:
         },
     }
     overheads = Overheads(
+        idle_cores=0.125,
         router_ms=0.51234,
         call_ms=2.0,
         replica_call_ms=0.4,
@@ -157,6 +158,7 @@ def test_a_server_describes_its_machine() -> None:
         stall_ms=5.0,
     )
     found = described([told], lambda text: len(text.split()), cores=2, overheads=overheads)
+    assert found.cores == 1.875  # what serves nothing is not there for requests
     assert (found.router_ms, found.around_ms, found.hop_ms) == (0.512, 1.5, 0.3)
     assert (found.outside_ms, found.engine_pace, found.stalls_per_s) == (4.0, 1.25, 2.5)
     assert found.variants[0].profile.base_ms == 1.5
