@@ -109,7 +109,8 @@ class BrainPolicy:
         decision, held, decided_s = self._open.pop(request.number)
         held.__exit__(None, None, None)
         elapsed_ms = (now_s - decided_s) * 1000
-        self.brain.late(decision, elapsed_ms=elapsed_ms, now_s=now_s)
+        hung_up = now_s < request.arrived_s + request.budget_ms / 1000
+        self.brain.late(decision, elapsed_ms=elapsed_ms, now_s=now_s, hung_up=hung_up)
         self._judge(decision, variant, elapsed_ms, ended=False)
 
     def call_left(self, variant: str, tokens: int, *, now_s: float) -> _Left:

@@ -255,11 +255,18 @@ class Brain:
         variant.correction.learn(found.bin, log_ratio=log(ratio), now_s=now_s)
         self.brownout.tell(missed=not within_budget, now_s=now_s)
 
-    def late(self, decision: Decision, *, elapsed_ms: float, now_s: float) -> None:
-        """The request timed out or was cancelled `elapsed_ms` after the decision."""
+    def late(
+        self, decision: Decision, *, elapsed_ms: float, now_s: float, hung_up: bool = False
+    ) -> None:
+        """The request timed out, or its client hung up, `elapsed_ms` after the decision.
+
+        Either tells the forecast that it took longer than that. A client that leaves before its time
+        is up was not failed, though: only what timed out counts towards the brownout.
+        """
         chosen = decision.chosen
         assert chosen is not None  # noqa: S101
         ratio = max(elapsed_ms, 0.001) / max(chosen.forecast.p50_ms, 0.001)
         correction = self._variants[chosen.variant].correction
         correction.learn(chosen.forecast.bin, log_ratio=log(ratio), now_s=now_s, is_over=False)
-        self.brownout.tell(missed=True, now_s=now_s)
+        if not hung_up:
+            self.brownout.tell(missed=True, now_s=now_s)
