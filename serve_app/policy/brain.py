@@ -23,14 +23,17 @@ from serve_app.policy.decision import Candidate, Decision, Terms
 from serve_app.policy.demand import Demand
 from serve_app.policy.fairness import Shares
 from serve_app.policy.forecast import Forecast, batches_ms, size_bin
+from serve_app.policy.gate import Gate
 from serve_app.policy.hint import Hint, Quality
 from serve_app.policy.load import Engines, ReplicaState, VariantLoad
 from serve_app.policy.outlook import Looked, Moment, Outlook, look_at_all
 from serve_app.policy.refusal import refuse
+from serve_app.policy.returns import Returns
 from serve_app.policy.routing import choose, decide, fidelity_floor, time_left_ms
 
 LEGS = 2  # a call waits for the router's thread when it leaves, and its reply once more
 RETRY_JITTER = 0.5  # Retry-After grows by up to half: clients refused together shall not return so
+CROWDED = 0.05  # of requests that miss: then those refused come back in turn
 OVER_SHARE_MAY_FILL = 0.5  # of a budget, while something must be shed
 
 
@@ -91,6 +94,8 @@ class Brain:
         self._contention = Contention(cores=options.cores)
         self._shares = Shares()
         self._decided_s = 0.0
+        self.gate = Gate(draw=draw)
+        self._returns = Returns(draw=draw)
         self.demand = Demand([facts.variant for facts in variants])
         floor = options.default.quality.floor if options.default.quality else 0.0
         self.brownout = Brownout(floor=floor, fidelities=[f.fidelity for f in variants])
@@ -119,6 +124,7 @@ class Brain:
             now_s: when.
         """
         self._shares.asked(client, tokens, now_s=now_s)
+        self.gate.saw(hint.budget_ms, now_s=now_s)
         self._begin(tokens, now_s, remember=True)
         look_at_all(self._rows, self._moment)
         asked, terms = self._asked(hint, client)
@@ -134,6 +140,9 @@ class Brain:
             if decision.retry_after_s is not None:
                 self.brownout.tell(missed=True, now_s=now_s)
                 decision.retry_after_s *= 1 + RETRY_JITTER * self._draw()
+                if self.brownout.misses(now_s=now_s) > CROWDED:
+                    in_turn_s = self._returns.next_s(now_s=now_s)
+                    decision.retry_after_s = max(decision.retry_after_s, in_turn_s)
             return decision
         chosen = row.candidate()
         return Decision(
@@ -143,6 +152,17 @@ class Brain:
             budget_ms=asked.budget_ms,
             grounds=Looked(asked, self._rows, left_ms, floor, chosen),
         )
+
+    def turns_away(self, *, now_s: float) -> float | None:
+        """Whether a request at the router's door is refused unread; see `gate.py`.
+
+        Returns:
+            None where it comes in; else after how many seconds it may come again.
+        """
+        misses = self.brownout.misses(now_s=now_s)
+        if not self.gate.turns_away(self.lag_ms, miss_share=misses, now_s=now_s):
+            return None
+        return self._returns.next_s(now_s=now_s)
 
     def judge(
         self, hint: Hint, *, tokens: int, elapsed_ms: float, client: str, now_s: float
@@ -254,6 +274,8 @@ class Brain:
         ratio = max(actual_ms, 0.001) / max(found.p50_ms, 0.001)
         variant.correction.learn(found.bin, log_ratio=log(ratio), now_s=now_s)
         self.brownout.tell(missed=not within_budget, now_s=now_s)
+        if within_budget:
+            self._returns.answered(now_s=now_s)
 
     def late(
         self, decision: Decision, *, elapsed_ms: float, now_s: float, hung_up: bool = False

@@ -46,6 +46,11 @@ class Brownout:
         """Of the last window's outcomes."""
         return self._misses / len(self._outcomes) if self._outcomes else 0.0
 
+    def misses(self, *, now_s: float) -> float:
+        """The share of the last window's outcomes that missed; 0 where they are too few to say."""
+        self.look(now_s=now_s)
+        return self.miss_share if len(self._outcomes) >= FEWEST else 0.0
+
     def tell(self, *, missed: bool, now_s: float) -> None:
         """One outcome."""
         self._outcomes.append((now_s, missed))
