@@ -19,6 +19,7 @@ from serve_app.policy.brain import VariantFacts
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+UNREAD = 0.5  # of router_ms: what turning a request away takes, where the file does not say
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -59,6 +60,7 @@ class MachineFile:
     about: str  # where the numbers come from, for people
     cores: Positive
     router_ms: NotNegative
+    refuse_ms: NotNegative | None = None  # half of router_ms where nobody measured it
     call_ms: NotNegative
     replica_call_ms: NotNegative
     hop_ms: NotNegative
@@ -130,6 +132,7 @@ def _measured(found: MachineFile) -> Measured:
             cores=found.cores,
             variants=tuple(map(_facts, found.variants)),
             router_ms=found.router_ms,
+            refuse_ms=_refuse_ms(found),
             call_ms=found.call_ms,
             replica_call_ms=found.replica_call_ms,
             hop_ms=found.hop_ms,
@@ -145,6 +148,12 @@ def _measured(found: MachineFile) -> Measured:
             for pool in found.token_pools
         ),
     )
+
+
+def _refuse_ms(found: MachineFile) -> float:
+    """Turning a request away unread costs no more than reading it."""
+    told_ms = found.router_ms * UNREAD if found.refuse_ms is None else found.refuse_ms
+    return min(told_ms, found.router_ms)
 
 
 def _facts(rung: Rung) -> VariantFacts:

@@ -5,8 +5,8 @@ It is a fluid relaxation: every simplification lets the clairvoyant have more, n
 - Time is cut into slots. A request may be computed in any slot that its window touches, in portions of
   any size, and as if the whole slot were its own.
 - Its window is from when the router takes it up to the end of its budget. The router is one thread that
-  takes `router_ms` for every request in order of arrival, before anyone can decide what to do with it;
-  here it does nothing else, and has a core of its own.
+  takes `router_ms` for a request that it reads, and all before it took `refuse_ms` at least, which is what
+  turning one away unread takes, in order of arrival; here it does nothing else, and has a core of its own.
 - It takes its share of the fullest batch that it can be in, without padding. Alone and at once it must
   make it, in a batch that is faster than the profile by its spread; or else no batch would.
 - Cores give at most their number; the engine of a variant at most one. Served requests also take
@@ -77,7 +77,8 @@ def _problem(
     arrived_ms = np.array([request.arrived_s * 1000 for request in requests]) - origin_ms
     tokens = np.array([float(request.tokens) for request in requests])
     budget_ms = np.array([request.budget_ms for request in requests])
-    routed_ms = _routed(arrived_ms, machine.router_ms)
+    seen_ms = _routed(arrived_ms, machine.unread_ms)
+    routed_ms = seen_ms + machine.router_ms - machine.unread_ms
     ends_ms = arrived_ms + budget_ms
     way_ms = machine.call_ms + machine.hop_ms + machine.replica_call_ms
     left_ms = ends_ms - routed_ms - way_ms
@@ -91,7 +92,7 @@ def _problem(
         count=np.ones(len(requests)),
         first=first,
         last=last,
-        capacity_ms=_capacity(machine, routed_ms, slots=int(last.max()) + 1, slot_ms=slot_ms),
+        capacity_ms=_capacity(machine, seen_ms, slots=int(last.max()) + 1, slot_ms=slot_ms),
     )
 
 
@@ -121,25 +122,25 @@ def _beside(machine: Machine, facts: VariantFacts, tokens: Floats) -> Floats:
     return machine.router_ms + call_ms * np.minimum(tokens / call_tokens, 1.0)
 
 
-def _capacity(machine: Machine, routed_ms: Floats, *, slots: int, slot_ms: float) -> Floats:
+def _capacity(machine: Machine, seen_ms: Floats, *, slots: int, slot_ms: float) -> Floats:
     engines = len(machine.variants)
     capacity_ms = np.full((ENGINES + engines, slots), slot_ms)
     capacity_ms[CORES] *= machine.cores
     undisturbed = min(machine.cores, engines)
     beside_router = engines * min(1.0, machine.cores / (engines + 1))
-    busy_ms = _busy(routed_ms, machine.router_ms, slots=slots, slot_ms=slot_ms)
+    busy_ms = _busy(seen_ms, machine.unread_ms, slots=slots, slot_ms=slot_ms)
     capacity_ms[TOGETHER] *= undisturbed
     capacity_ms[TOGETHER] -= (undisturbed - beside_router) * busy_ms
     capacity_ms[ENGINES:] *= min(1.0, machine.cores)
     return capacity_ms
 
 
-def _busy(routed_ms: Floats, router_ms: float, *, slots: int, slot_ms: float) -> Floats:
-    """How long the router is routing in each slot."""
-    if not router_ms:
+def _busy(seen_ms: Floats, each_ms: float, *, slots: int, slot_ms: float) -> Floats:
+    """How long the router is busy in each slot at least."""
+    if not each_ms:
         return np.zeros(slots)
     edges_ms = np.arange(slots + 1) * slot_ms
-    ended = np.searchsorted(routed_ms, edges_ms, side="right")
-    following_ms = np.append(routed_ms, np.inf)[ended]
-    begun_ms = np.maximum(router_ms - (following_ms - edges_ms), 0.0)
-    return np.diff(ended * router_ms + begun_ms)
+    ended = np.searchsorted(seen_ms, edges_ms, side="right")
+    following_ms = np.append(seen_ms, np.inf)[ended]
+    begun_ms = np.maximum(each_ms - (following_ms - edges_ms), 0.0)
+    return np.diff(ended * each_ms + begun_ms)

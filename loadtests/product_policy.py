@@ -25,6 +25,7 @@ class Switches:
     corrects: bool = True
     sees_joiners: bool = True
     sheds: bool = True
+    gates: bool = True
     profile_error: float = 1.0  # by which the profiles that the brain is told are too fast
     pin: str | None = None  # what every request asks for
 
@@ -60,6 +61,7 @@ class BrainPolicy:
             sheds=switches.sheds,
         )
         self.brain = Brain(facts, options=options, draw=rng.random)
+        self._gates = switches.gates
         for v in facts:
             self.brain.set_ready(v.variant)
         self.retry_after_s: float | None = None
@@ -71,6 +73,16 @@ class BrainPolicy:
     def set_ready(self, variant: str, *, ready: bool) -> None:
         """A variant's first replica is up, or is not yet."""
         self.brain.set_ready(variant, ready=ready)
+
+    def turns_away(self, lag_ms: float, *, now_s: float) -> bool:
+        """See `sim_router.Watcher`."""
+        if not self._gates:
+            return False
+        self.brain.lag_ms = lag_ms
+        after_s = self.brain.turns_away(now_s=now_s)
+        if after_s is not None:
+            self.retry_after_s = after_s
+        return after_s is not None
 
     def decide(self, request: SimRequest, view: View, *, now_s: float) -> str | None:
         hint = self._hints.get(request.budget_ms)
@@ -109,7 +121,8 @@ class BrainPolicy:
         decision, held, decided_s = self._open.pop(request.number)
         held.__exit__(None, None, None)
         elapsed_ms = (now_s - decided_s) * 1000
-        self.brain.late(decision, elapsed_ms=elapsed_ms, now_s=now_s)
+        hung_up = now_s < request.arrived_s + request.budget_ms / 1000
+        self.brain.late(decision, elapsed_ms=elapsed_ms, now_s=now_s, hung_up=hung_up)
         self._judge(decision, variant, elapsed_ms, ended=False)
 
     def call_left(self, variant: str, tokens: int, *, now_s: float) -> _Left:

@@ -19,6 +19,8 @@ from serve_app.policy.batching import short_batches
 from serve_app.policy.load import ReplicaState
 
 T = TypeVar("T")
+Job = tuple[float, float | None, Callable[[Any], None], object]
+# since when, its work (None: a request at the door), what follows
 
 
 @runtime_checkable
@@ -26,6 +28,10 @@ class Watcher(Protocol):
     """What the product's policy hears beyond what every policy does: calls, and what replies say."""
 
     retry_after_s: float | None  # of the last refusal
+
+    def turns_away(self, lag_ms: float, *, now_s: float) -> bool:
+        """Whether a request is refused before it is read."""
+        ...
 
     def call_left(self, variant: str, tokens: int, *, now_s: float) -> Any:
         """A call leaves; what is returned comes back with its reply."""
@@ -76,6 +82,7 @@ class Router:
         self.watcher: Watcher | None = policy if isinstance(policy, Watcher) else None
         self.stale_s = stale_s  # by which the policy learns late what replies say
         self.decisions = 0
+        self.turned_away = 0  # without one
         self._clients = clients
         self._rng = rng
         self._lanes = {
@@ -84,7 +91,7 @@ class Router:
             )
             for facts in machine.variants
         }
-        self._jobs: deque[tuple[float, float, Callable[[object], None], object]] = deque()
+        self._jobs: deque[Job] = deque()
         self._busy = False
         self.lag_ms = 0.0  # how long the last job that was begun had waited
 
@@ -101,27 +108,50 @@ class Router:
         around_s = self.machine.around_ms / 1000
         if around_s:
             self.simulation.compute_first(around_s, _nothing, None)
-        self.work(self.machine.router_ms, self._decide, attempt)
+        self._queue(None, self._decide, attempt)
 
     def work(self, work_ms: float, do: Callable[[T], None], what: T) -> None:
         """Queue a job of the router's one thread."""
-        work_ms += self.machine.stalled_ms(work_ms, self._rng)
+        self._queue(work_ms, do, what)
+
+    def _queue(self, work_ms: float | None, do: Callable[[Any], None], what: object) -> None:
+        job = self.simulation.now_s, work_ms, do, what
         if self._busy:
-            self._jobs.append((self.simulation.now_s, work_ms, do, what))  # type: ignore[arg-type]
+            self._jobs.append(job)
         else:
             self._busy = True
-            self.simulation.compute_first(work_ms / 1000, self._worked, (do, what))
+            self._begin(job)
+
+    def _begin(self, job: Job) -> None:
+        """The thread takes up a job. Of a request at the door it sees only now whether it reads it."""
+        since_s, work_ms, do, what = job
+        now_s = self.simulation.now_s
+        self.lag_ms = (now_s - since_s) * 1000
+        if work_ms is None:
+            work_ms = self.machine.router_ms
+            if self.watcher is not None and self.watcher.turns_away(self.lag_ms, now_s=now_s):
+                work_ms, do = self.machine.unread_ms, self._turn_away
+        work_ms += self.machine.stalled_ms(work_ms, self._rng)
+        self.simulation.compute_first(work_ms / 1000, self._worked, (do, what))
 
     def _worked(self, job: tuple[Callable[[T], None], T]) -> None:
         do, what = job
         do(what)
         if self._jobs:
-            since_s, work_ms, *following = self._jobs.popleft()
-            self.lag_ms = (self.simulation.now_s - since_s) * 1000
-            self.simulation.compute_first(work_ms / 1000, self._worked, tuple(following))  # type: ignore[arg-type]
+            self._begin(self._jobs.popleft())
         else:
             self.lag_ms = 0.0
             self._busy = False
+
+    def _turn_away(self, attempt: Attempt) -> None:
+        if not attempt.ended:
+            self.turned_away += 1
+            self._refuse(attempt)
+
+    def _refuse(self, attempt: Attempt) -> None:
+        attempt.ended = True
+        retry_after_s = self.watcher.retry_after_s if self.watcher else None
+        self._clients.refused(attempt, retry_after_s=retry_after_s)
 
     def _decide(self, attempt: Attempt) -> None:
         if attempt.ended:
@@ -130,9 +160,7 @@ class Router:
         self.decisions += 1
         variant = self.policy.decide(attempt.request, self, now_s=simulation.now_s)
         if variant is None:
-            attempt.ended = True
-            retry_after_s = self.watcher.retry_after_s if self.watcher else None
-            self._clients.refused(attempt, retry_after_s=retry_after_s)
+            self._refuse(attempt)
             return
         attempt.variant = variant
         lane = self._lanes[variant]

@@ -22,6 +22,7 @@ ROUTED = "routed"
 BOUND = "bound"
 STAYS = 0.99
 STAYS_S = 5  # so many seconds on end count as recovered
+SHOWN_AFTER_S = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class Done:
     attainment: float
     fidelity: float
     recovered_s: int | None = None  # after the spike's end; None without one, or if it never did
+    around_spike: tuple[float, ...] = ()  # attainment before it, within, and each second after
 
 
 def requests_of(load: Load, seed: int, measured: Measured) -> tuple[SimRequest, ...]:
@@ -105,6 +107,7 @@ def execute(run: Run, measured: Measured) -> Done:
         attainment=result.attainment,
         fidelity=result.fidelity,
         recovered_s=recovered_s(run.load, requests, fate.outcomes),
+        around_spike=around_spike(run.load, requests, fate.outcomes),
     )
 
 
@@ -132,3 +135,19 @@ def recovered_s(load: Load, requests: Sequence[SimRequest], outcomes: bytearray)
         if all(good[second : second + STAYS_S]):
             return second
     return None
+
+
+def around_spike(
+    load: Load, requests: Sequence[SimRequest], outcomes: bytearray
+) -> tuple[float, ...]:
+    """Attainment of all first attempts before a spike, within it, and in each of the seconds after."""
+    if load.spike is None:
+        return ()
+    from_s, to_s = int(load.spike[0]), int(load.spike[1])
+    by_second = seconds(requests, outcomes)
+    parts = [by_second[:from_s], by_second[from_s:to_s]]
+    parts += [[one] for one in by_second[to_s : to_s + SHOWN_AFTER_S]]
+    return tuple(
+        sum(on_time for _, on_time in part) / max(sum(offered for offered, _ in part), 1)
+        for part in parts
+    )

@@ -60,7 +60,7 @@ def _capacity(simulated: Simulated) -> str:
     )  # fmt: skip
     about = (
         f"{simulated.measured.about} {machine.cores:g} cores; router {machine.router_ms:g} ms a "
-        f"request and {machine.call_ms:g} ms a call, replica {machine.replica_call_ms:g} ms a call, "
+        f"request ({machine.unread_ms:g} turned away unread) and {machine.call_ms:g} ms a call, replica {machine.replica_call_ms:g} ms a call, "
         f"hop {machine.hop_ms:g} ms. C_best {capacity.best:.0f}/s, C_cheap {capacity.cheap:.0f}/s. "
         f"Seeds {', '.join(map(str, simulated.options.seeds))}."
     )
@@ -163,6 +163,18 @@ def _metastability(simulated: Simulated) -> Iterator[str]:
         )
     heads = ("policy", "s until ≥ 99 % stays, by seed", "attainment %", "asked again", "in time")
     yield markdown(heads, rows)
+    yield "In time, %, of first attempts, mean of the seeds: before, within, and in each second after:"
+    shares = [
+        (name, *_around([d.around_spike for d in of(simulated, METASTABLE, name)]))
+        for name in chosen
+    ]
+    after = [str(second) for second in range(1, max(map(len, shares)) - 2)]
+    yield markdown(("policy", "before", "within", *after), shares)
+
+
+def _around(seeds: Sequence[tuple[float, ...]]) -> Iterator[str]:
+    for values in zip(*seeds, strict=True):
+        yield f"{100 * sum(values) / len(values):.0f}"
 
 
 def mean(values: Sequence[float], places: int) -> str:

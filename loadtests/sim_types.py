@@ -38,6 +38,7 @@ class Machine:
     cores: float
     variants: tuple[VariantFacts, ...]
     router_ms: float = 0.0  # CPU of the router process for each request
+    refuse_ms: float | None = None  # for one that it turns away unread; None: as much
     call_ms: float = (
         0.0  # CPU of the router process for each call, half to send and half for its reply
     )
@@ -49,6 +50,11 @@ class Machine:
     engine_pace: float = 1.0  # what a batch takes in a server / in the profile's hot loop
     stalls_per_s: float = 0.0  # how often the host takes a core away, for each second of work on it
     stall_ms: float = 0.0  # for how long, on average
+
+    @property
+    def unread_ms(self) -> float:
+        """The least CPU of the router for a request, whatever becomes of it."""
+        return self.router_ms if self.refuse_ms is None else self.refuse_ms
 
     def way_ms(self, rng: random.Random) -> float:
         """Draw the latency between client and router, one way."""

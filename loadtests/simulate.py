@@ -197,9 +197,13 @@ def _metastable(capacity: Capacity, options: Options) -> Iterator[Run]:
         spike=(*SPIKE_S, 1.5 * capacity.cheap),
     )
     for seed in options.seeds:
-        for name, routers in ((ROUTED, 1), (f"{ROUTERS} routers", ROUTERS)):
-            setup = Setup(routers=routers, habits=RETRYING)
-            yield Run(scenario=METASTABLE, name=name, load=load, seed=seed, setup=setup)
+        routed = Run(scenario=METASTABLE, name=ROUTED, load=load, seed=seed)
+        routed = replace(routed, setup=Setup(habits=RETRYING))
+        yield routed
+        yield replace(routed, name="all are read", switches=Switches(gates=False))
+        yield replace(
+            routed, name=f"{ROUTERS} routers", setup=Setup(routers=ROUTERS, habits=RETRYING)
+        )
 
 
 def _key(run: Run) -> tuple[str, str, int]:

@@ -68,6 +68,7 @@ def _row(done: Done) -> dict[str, object]:
     }
     if run.load.spike is not None:
         row["recovered_s"] = done.recovered_s
+        row["around_spike"] = done.around_spike
     if done.result is not None:
         row |= asdict(done.result)
         row["calibration"] = [[c.variant, c.bin, c.within, c.of] for c in done.result.calibration]

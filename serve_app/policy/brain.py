@@ -14,22 +14,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import exp, log
+from math import log
 
 from serve_app.manifest import Profile
 from serve_app.policy.brownout import Brownout
 from serve_app.policy.contention import Contention
-from serve_app.policy.correction import Correction
+from serve_app.policy.decision import Candidate, Decision, Terms
 from serve_app.policy.demand import Demand
 from serve_app.policy.fairness import Shares
-from serve_app.policy.forecast import LOAD_BINS, SIZE_BINS, Forecast, batches_ms, median
+from serve_app.policy.forecast import Forecast, batches_ms, size_bin
+from serve_app.policy.gate import Gate
 from serve_app.policy.hint import Hint, Quality
-from serve_app.policy.load import ReplicaState, VariantLoad
-from serve_app.policy.price import Price
-from serve_app.policy.routing import Candidate, Decision, Terms, decide
+from serve_app.policy.load import Engines, ReplicaState, VariantLoad
+from serve_app.policy.outlook import Looked, Moment, Outlook, look_at_all
+from serve_app.policy.refusal import refuse
+from serve_app.policy.returns import Returns
+from serve_app.policy.routing import choose, decide, fidelity_floor, time_left_ms
 
 LEGS = 2  # a call waits for the router's thread when it leaves, and its reply once more
 RETRY_JITTER = 0.5  # Retry-After grows by up to half: clients refused together shall not return so
+CROWDED = 0.05  # of requests that miss: then those refused come back in turn
 OVER_SHARE_MAY_FILL = 0.5  # of a budget, while something must be shed
 
 
@@ -55,21 +59,6 @@ class Options:
     sheds: bool = True  # brownout, fairness, and refusing what cannot make it
 
 
-class _Variant:
-    """One variant's facts, load and correction together."""
-
-    __slots__ = ("cold", "correction", "fidelity", "load", "name", "price", "spread")
-
-    def __init__(self, facts: VariantFacts) -> None:
-        self.name = facts.variant
-        self.fidelity = facts.fidelity
-        self.spread = facts.profile.spread
-        self.load = VariantLoad(facts.profile)
-        self.correction = Correction(spread=facts.profile.spread, bins=LOAD_BINS * SIZE_BINS)
-        self.price = Price()
-        self.cold = True
-
-
 class Brain:
     """One router's view of all variants. Times are seconds on the caller's clock.
 
@@ -87,14 +76,26 @@ class Brain:
             draw: uniform random numbers from 0 to 1.
         """
         self._options = options
-        self._terms_always = Terms(
-            options.max_wait_ms, reserve_ms=options.reserve_ms, sheds=options.sheds
-        )
+        self._default = replace(options.default, variant=None)
+        self._quiet = Terms(options.max_wait_ms, reserve_ms=options.reserve_ms, sheds=options.sheds)
+        self._by_level: dict[tuple[int, bool, bool], tuple[Hint, Terms]] = {}
         self._draw = draw
         self.lag_ms = 0.0
-        self._variants = {facts.variant: _Variant(facts) for facts in variants}
+        self._moment = Moment(corrects=options.corrects, joiners=options.sees_joiners)
+        self._engines = Engines()
+        self._rows = tuple(
+            Outlook(f.variant, f.fidelity, f.profile, self._moment, self._engines) for f in variants
+        )
+        self._variants = {row.variant: row for row in self._rows}
+        self._ranked = tuple(sorted(self._rows, key=lambda row: -row.fidelity))
+        self._best = self._ranked[0].fidelity
+        least = self._ranked[-1].fidelity
+        self._scale = least, self._best - least or 1.0
         self._contention = Contention(cores=options.cores)
         self._shares = Shares()
+        self._decided_s = 0.0
+        self.gate = Gate(draw=draw)
+        self._returns = Returns(draw=draw)
         self.demand = Demand([facts.variant for facts in variants])
         floor = options.default.quality.floor if options.default.quality else 0.0
         self.brownout = Brownout(floor=floor, fidelities=[f.fidelity for f in variants])
@@ -123,59 +124,95 @@ class Brain:
             now_s: when.
         """
         self._shares.asked(client, tokens, now_s=now_s)
-        decision = self.judge(
-            hint, tokens=tokens, elapsed_ms=elapsed_ms, client=client, now_s=now_s
+        self.gate.saw(hint.budget_ms, now_s=now_s)
+        self._begin(tokens, now_s, remember=True)
+        look_at_all(self._rows, self._moment)
+        asked, terms = self._asked(hint, client)
+        left_ms, floor = (
+            time_left_ms(asked, terms, elapsed_ms=elapsed_ms),
+            fidelity_floor(asked, self._best),
         )
-        if decision.chosen is None and decision.retry_after_s is not None:
-            self.brownout.tell(missed=True, now_s=now_s)
-            jitter = 1 + RETRY_JITTER * self._draw()
-            return replace(decision, retry_after_s=decision.retry_after_s * jitter)
-        return decision
+        ranked = self._ranked
+        row, reason, at_risk = choose(asked, ranked, left_ms, floor, terms, self._scale)
+        if row is None:
+            record = Looked(asked, self._rows, left_ms, floor, None)
+            decision = refuse(asked, ranked, left_ms, floor, terms, record)
+            if decision.retry_after_s is not None:
+                self.brownout.tell(missed=True, now_s=now_s)
+                decision.retry_after_s *= 1 + RETRY_JITTER * self._draw()
+                if self.brownout.misses(now_s=now_s) > CROWDED:
+                    in_turn_s = self._returns.next_s(now_s=now_s)
+                    decision.retry_after_s = max(decision.retry_after_s, in_turn_s)
+            return decision
+        chosen = row.candidate()
+        return Decision(
+            chosen=chosen,
+            reason=reason,
+            at_risk=at_risk,
+            budget_ms=asked.budget_ms,
+            grounds=Looked(asked, self._rows, left_ms, floor, chosen),
+        )
+
+    def turns_away(self, *, now_s: float) -> float | None:
+        """Whether a request at the router's door is refused unread; see `gate.py`.
+
+        Returns:
+            None where it comes in; else after how many seconds it may come again.
+        """
+        misses = self.brownout.misses(now_s=now_s)
+        if not self.gate.turns_away(self.lag_ms, miss_share=misses, now_s=now_s):
+            return None
+        return self._returns.next_s(now_s=now_s)
 
     def judge(
         self, hint: Hint, *, tokens: int, elapsed_ms: float, client: str, now_s: float
     ) -> Decision:
-        """As `decide`, and remember nothing."""
-        asked = hint.or_default(self._options.default)
-        terms = self._terms(client)
-        if asked is not hint and self.brownout.level:
-            asked = replace(asked, quality=Quality(floor=self.brownout.floor))
-            terms = terms._replace(
-                cheapest=True, note=f"{terms.note}; brownout level {self.brownout.level}"
-            )
-        return decide(
-            asked, self.candidates(tokens, now_s=now_s), elapsed_ms=elapsed_ms, terms=terms
-        )
+        """As `decide`, with all forecasts, and remember nothing."""
+        asked, terms = self._asked(hint, client)
+        candidates = self.candidates(tokens, now_s=now_s)
+        return decide(asked, candidates, elapsed_ms=elapsed_ms, terms=terms)
 
-    def _terms(self, client: str) -> Terms:
-        options = self._options
-        if options.sheds and self.brownout.level and self._shares.is_over(client):
-            return self._terms_always._replace(
-                tightened=OVER_SHARE_MAY_FILL, note="; the client is over its share"
-            )
-        return self._terms_always
+    def _asked(self, hint: Hint, client: str) -> tuple[Hint, Terms]:
+        """What a request is decided by."""
+        level = self.brownout.level
+        bare = hint.budget_ms is None and hint.quality is None and hint.variant is None
+        if not level:
+            return self._default if bare else hint, self._quiet
+        over = self._options.sheds and self._shares.is_over(client)
+        asked, terms = self._browned_out(level, bare=bare, over=over)
+        return asked if bare else hint, terms
+
+    def _browned_out(self, level: int, *, bare: bool, over: bool) -> tuple[Hint, Terms]:
+        """At a level of brownout: what holds for those without a hint, and for those over their share."""
+        known = self._by_level.get((level, bare, over))
+        if known is None:
+            asked, terms = self._default, self._quiet
+            if over:
+                terms = terms._replace(
+                    tightened=OVER_SHARE_MAY_FILL, note="; the client is over its share"
+                )
+            if bare:
+                asked = replace(asked, quality=Quality(floor=self.brownout.floor))
+                terms = terms._replace(cheapest=True, note=f"{terms.note}; brownout level {level}")
+            known = self._by_level[level, bare, over] = asked, terms
+        return known
 
     def candidates(self, tokens: int, *, now_s: float) -> list[Candidate]:
         """All variants as a request of `tokens` tokens sees them now."""
-        busy = self._busy(now_s)
-        joining, adding = self._contention.at(busy), self._contention.at(busy + 1)
-        corrects, joiners = self._options.corrects, self._options.sees_joiners
-        lag_ms = LEGS * self.lag_ms
-        found = []
-        for v in self._variants.values():
-            load = v.load
-            queue = load.queue(now_s)
-            pace, hop_ms = adding if queue is None else joining
-            wait_ms, service_ms, number = median(load.profile, queue, tokens, pace, joiners)
-            service_ms += hop_ms + lag_ms
-            spread = exp(v.correction.theta(number, now_s)) if corrects else v.spread
-            forecast = Forecast(wait_ms, service_ms, (wait_ms + service_ms) * spread, number)
-            price = tokens * v.price.look(wait_ms, now_s)
-            found.append(Candidate(v.name, v.fidelity, load.cost_ms, forecast, v.cold, price))
-        return found
+        self._begin(tokens, now_s, remember=False)
+        for row in self._rows:
+            row.look()
+        return [row.candidate() for row in self._rows]
 
-    def _busy(self, now_s: float) -> int:
-        return sum([v.load.busy(now_s) for v in self._variants.values() if v.load.calls])
+    def _begin(self, tokens: int, now_s: float, *, remember: bool) -> None:
+        """What all variants share in what follows."""
+        moment, busy, contention = self._moment, self._engines.busy, self._contention
+        moment.tokens, moment.size_bin = tokens, size_bin(tokens)
+        moment.now_s, moment.passed_s = now_s, now_s - self._decided_s
+        moment.lag_ms, moment.remembers = LEGS * self.lag_ms, remember
+        moment.joining, moment.adding = contention.at(busy), contention.at(busy + 1)
+        if remember:
+            self._decided_s = now_s
 
     @contextmanager
     def hold(self, chosen: Candidate, *, tokens: int, now_s: float) -> Iterator[None]:
@@ -190,9 +227,9 @@ class Brain:
 
         Off the hot path: call it once the request is on its way.
         """
-        asked = hint.or_default(self._options.default)
-        idle = [self._idle(v, tokens) for v in self._variants.values()]
-        first = decide(asked, idle, elapsed_ms=0.0, terms=self._terms_always).chosen
+        asked = hint.or_default(self._default)
+        idle = [self._idle(row, tokens) for row in self._rows]
+        first = decide(asked, idle, elapsed_ms=0.0, terms=self._quiet).chosen
         if first is not None:
             work_ms = batches_ms(self._variants[first.variant].load.profile, tokens)
             self.demand.wanted(first.variant, work_ms, now_s=now_s)
@@ -200,17 +237,16 @@ class Brain:
             work_ms = batches_ms(self._variants[chosen.variant].load.profile, tokens)
             self.demand.sent(chosen.variant, work_ms, now_s=now_s)
 
-    def _idle(self, v: _Variant, tokens: int) -> Candidate:
-        profile = v.load.profile
+    def _idle(self, row: Outlook, tokens: int) -> Candidate:
+        profile = row.load.profile
         service_ms = batches_ms(profile, tokens) + self._contention.at(1)[1]
-        p95_ms = service_ms * profile.spread
-        found = Forecast(wait_ms=0.0, service_ms=service_ms, p95_ms=p95_ms)
-        return Candidate(v.name, v.fidelity, profile.cost_ms, found)
+        found = Forecast(0.0, service_ms, service_ms * profile.spread)
+        return Candidate(row.variant, row.fidelity, profile.cost_ms, found)
 
     def busy_with(self, variant: str, *, now_s: float) -> int:
         """Busy engines, one of this variant's replicas among them: to note when a call leaves."""
         load = self._variants[variant].load
-        return self._busy(now_s) + (load.calls < load.count(now_s))
+        return self._engines.busy + (load.calls < load.count(now_s))
 
     def saw(
         self, variant: str, state: ReplicaState, *, busy: int, hop_ms: float, now_s: float
@@ -238,12 +274,21 @@ class Brain:
         ratio = max(actual_ms, 0.001) / max(found.p50_ms, 0.001)
         variant.correction.learn(found.bin, log_ratio=log(ratio), now_s=now_s)
         self.brownout.tell(missed=not within_budget, now_s=now_s)
+        if within_budget:
+            self._returns.answered(now_s=now_s)
 
-    def late(self, decision: Decision, *, elapsed_ms: float, now_s: float) -> None:
-        """The request timed out or was cancelled `elapsed_ms` after the decision."""
+    def late(
+        self, decision: Decision, *, elapsed_ms: float, now_s: float, hung_up: bool = False
+    ) -> None:
+        """The request timed out, or its client hung up, `elapsed_ms` after the decision.
+
+        Either tells the forecast that it took longer than that. A client that leaves before its time
+        is up was not failed, though: only what timed out counts towards the brownout.
+        """
         chosen = decision.chosen
         assert chosen is not None  # noqa: S101
         ratio = max(elapsed_ms, 0.001) / max(chosen.forecast.p50_ms, 0.001)
         correction = self._variants[chosen.variant].correction
         correction.learn(chosen.forecast.bin, log_ratio=log(ratio), now_s=now_s, is_over=False)
-        self.brownout.tell(missed=True, now_s=now_s)
+        if not hung_up:
+            self.brownout.tell(missed=True, now_s=now_s)

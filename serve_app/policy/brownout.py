@@ -46,6 +46,11 @@ class Brownout:
         """Of the last window's outcomes."""
         return self._misses / len(self._outcomes) if self._outcomes else 0.0
 
+    def misses(self, *, now_s: float) -> float:
+        """The share of the last window's outcomes that missed; 0 where they are too few to say."""
+        self.look(now_s=now_s)
+        return self.miss_share if len(self._outcomes) >= FEWEST else 0.0
+
     def tell(self, *, missed: bool, now_s: float) -> None:
         """One outcome."""
         self._outcomes.append((now_s, missed))
@@ -54,13 +59,13 @@ class Brownout:
 
     def look(self, *, now_s: float) -> None:
         """Let time pass: forget what left the window, and change the level where it is due."""
-        while self._outcomes and self._outcomes[0][0] < now_s - WINDOW_S:
-            self._misses -= self._outcomes.popleft()[1]
-        enough = len(self._outcomes) >= FEWEST
-        if enough and self.miss_share > CLEAN:
+        outcomes, since_s = self._outcomes, now_s - WINDOW_S
+        while outcomes and outcomes[0][0] < since_s:
+            self._misses -= outcomes.popleft()[1]
+        share = self._misses / len(outcomes) if len(outcomes) >= FEWEST else 0.0
+        if share > CLEAN:
             self._bad_s = now_s
-        settled = now_s - self._changed_s >= WINDOW_S
-        if enough and self.miss_share > TRIGGER and settled and self.level < len(self._floors) - 1:
+        if share > TRIGGER and self._changed_s <= since_s and self.level < len(self._floors) - 1:
             self.level, self._changed_s = self.level + 1, now_s
         elif self.level and now_s - max(self._bad_s, self._changed_s) >= CLEAN_S:
             self.level, self._changed_s = self.level - 1, now_s

@@ -46,6 +46,19 @@ class Correction:
         self._told_s = [-math.inf] * bins
         self._weight = [0.0] * bins
         self._seen = [0] * bins
+        self._kept: dict[int, tuple[float, float]] = {}  # bin -> until when, exp(theta)
+
+    def factor(self, number: int, now_s: float) -> float:
+        """p95 / median for forecasts in bin `number`; worked out once for all who ask before the next news."""
+        kept = self._kept.get(number)
+        if kept is not None and now_s <= kept[0]:
+            return kept[1]
+        factor = math.exp(self.theta(number, now_s))
+        until_s = self._shared_s
+        if self._seen[number] and self._told_s[number] < until_s:
+            until_s = self._told_s[number]
+        self._kept[number] = until_s + STALE_S, factor
+        return factor
 
     def theta(self, number: int, now_s: float) -> float:
         """The log of p95 / median for forecasts in bin `number`."""
@@ -74,6 +87,7 @@ class Correction:
         deviation = self._deviation[number] * _fade(now_s - self._told_s[number])
         self._deviation[number] = _within(deviation + step)
         self._told_s[number] = now_s
+        self._kept.clear()
         seen = self._seen[number] = self._seen[number] + 1
         self._weight[number] = seen / (seen + SPARSE)
 

@@ -45,43 +45,53 @@ def batches_ms(profile: Profile, tokens: float) -> float:
     )
 
 
-def median(
-    profile: Profile,
-    queue: tuple[float, float, float] | None,
-    tokens: int,
-    pace: float,
-    joiners: bool = True,  # noqa: FBT001, FBT002  # by position: six of these make a decision
-) -> tuple[float, float, int]:
-    """The median forecast of one variant for a request of `tokens` tokens, without the hop.
+def wait_of(fit: tuple[float, float, int], ahead: float, running_ms: float, pace: float) -> float:
+    """Milliseconds until the tokens ahead are done.
 
     Args:
-        profile: what a batch takes on an unshared core.
-        queue: what the request would find; see `VariantLoad.queue`.
-        tokens: of the request.
+        fit: see `fit_of`.
+        ahead: tokens that go first; see `VariantLoad.ahead`.
+        running_ms: how long the batch in the engine has run.
         pace: how many times longer it takes among the engines that are busy now.
-        joiners: whether to reckon with those who will join the request's last batch.
-
-    Returns:
-        Milliseconds of wait; milliseconds of service; the bin in which the forecast is learned.
     """
-    base_ms, per_token_ms, batch_tokens = (
-        profile.base_ms,
-        profile.per_token_ms,
-        profile.batch_tokens,
-    )
-    size_bin = bisect_left(SIZE_BIN_EDGES, tokens)
-    service_ms = pace * (-(-tokens // batch_tokens) * base_ms + tokens * per_token_ms)
-    if queue is None:
-        return 0.0, service_ms, size_bin
-    ahead, running_ms, tokens_per_ms = queue
+    base_ms, per_token_ms, batch_tokens = fit
     first = ahead if ahead < batch_tokens else batch_tokens  # tokens in the engine
     first_ms = pace * (base_ms + per_token_ms * first)
     wait_ms = pace * (-(-ahead // batch_tokens) * base_ms + ahead * per_token_ms)
     wait_ms -= running_ms if running_ms < first_ms else first_ms
     # Below 0 where nothing is ahead: a call whose requests have all gone is still on its way.
-    wait_ms = wait_ms if wait_ms > 0.0 else 0.0
-    if joiners:
-        room, joining = -tokens % batch_tokens, tokens_per_ms * wait_ms
-        service_ms += pace * per_token_ms * (joining if joining < room else room)
-    load_bin = 1 + bisect_left(LOAD_BIN_EDGES, ahead / batch_tokens)
-    return wait_ms, service_ms, SIZE_BINS * load_bin + size_bin
+    return wait_ms if wait_ms > 0.0 else 0.0
+
+
+def service_of(
+    fit: tuple[float, float, int], tokens: int, pace: float, joining: float = 0.0
+) -> float:
+    """Milliseconds of the request's own batches, the hop not included.
+
+    Args:
+        fit: see `fit_of`.
+        tokens: of the request.
+        pace: how many times longer it takes among the engines that are busy now.
+        joining: tokens that arrive during the wait: as many as have room join the last batch.
+    """
+    base_ms, per_token_ms, batch_tokens = fit
+    alone_ms = pace * (-(-tokens // batch_tokens) * base_ms + tokens * per_token_ms)
+    if not joining:
+        return alone_ms
+    room = -tokens % batch_tokens
+    return alone_ms + pace * per_token_ms * (joining if joining < room else room)
+
+
+def fit_of(profile: Profile) -> tuple[float, float, int]:
+    """Milliseconds of a batch, and of a token more in it; tokens of a full one."""
+    return profile.base_ms, profile.per_token_ms, profile.batch_tokens
+
+
+def load_bin(ahead: float | None, batch_tokens: int) -> int:
+    """Where the correction is learned, by what is ahead; None is an idle replica."""
+    return 0 if ahead is None else 1 + bisect_left(LOAD_BIN_EDGES, ahead / batch_tokens)
+
+
+def size_bin(tokens: int) -> int:
+    """Where the correction is learned, by the request's tokens."""
+    return bisect_left(SIZE_BIN_EDGES, tokens)

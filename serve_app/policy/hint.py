@@ -29,9 +29,9 @@ class Hint:
     variant: str | None = None
 
     def or_default(self, default: Hint) -> Hint:
-        """The default's budget and quality where this request brought no hint at all."""
+        """The default where this request brought no hint at all; it pins none."""
         if self.budget_ms is None and self.quality is None and self.variant is None:
-            return replace(default, variant=None)
+            return default if default.variant is None else replace(default, variant=None)
         return self
 
 

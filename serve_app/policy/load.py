@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from serve_app.manifest import Profile
+from serve_app.policy.forecast import fit_of
 
 REPLICA_FORGOTTEN_AFTER_S = 30.0
 TYPICAL_TOKENS = 64  # of a batch, where replicas of unequal speed are compared
@@ -30,33 +31,46 @@ class ReplicaState:
     measured: Profile | None = None  # its own, where the manifest's does not fit its hardware
 
 
+class Engines:
+    """How many replicas of all variants have something to do, as far as one router knows."""
+
+    __slots__ = ("busy",)
+
+    def __init__(self) -> None:
+        self.busy = 0
+
+
 class VariantLoad:
     """The changing side of one variant. All times are seconds on one clock that the caller owns."""
 
-    def __init__(self, promised: Profile) -> None:
+    def __init__(self, promised: Profile, engines: Engines | None = None) -> None:
         """Nothing is on its way.
 
         Args:
             promised: the manifest's profile, which holds for replicas that measured none of their own.
+            engines: to be told of this variant's busy replicas.
         """
         self.profile = (
             promised  # to forecast with: the slowest replica's, as a request may meet any
         )
         self.cost_ms = promised.cost_ms
+        self.fit = fit_of(promised)
+        self._engines = engines or Engines()
         self.inflight_tokens = 0
         self.calls = 0  # on their way to replicas, or there
         self.forecast_error: float | None = None
         self._called_tokens = 0
-        self._running_since_s = 0.0
+        # Read in each decision, by `outlook.look_at_all`:
+        self.running_since_s = 0.0  # the batch in the engine
+        self.counted = 1  # replicas to reckon with, until
+        self.forgets_s = math.inf  # one was silent for too long
+        self.others_tokens = 0.0  # queued by other routers, as of
+        self.seen_s = 0.0  # the last reply
         self._rate = 0.0  # tokens per second
         self._rate_s = 0.0
         self._promised = promised
         self._seen: dict[str, tuple[float, ReplicaState]] = {}
-        self._seen_s = 0.0
         self._others: dict[str, float] = {}  # replica -> tokens queued by other routers
-        self._others_tokens = 0.0
-        self._count = 1
-        self._first_forgotten_s = math.inf
 
     @contextmanager
     def hold(self, tokens: int) -> Iterator[None]:
@@ -71,7 +85,9 @@ class VariantLoad:
     def call(self, tokens: int, *, now_s: float) -> Iterator[None]:
         """Count a call of so many tokens, from when it leaves to its reply, error or cancellation."""
         if self.calls == 0:
-            self._running_since_s = now_s
+            self.running_since_s = now_s
+        if self.calls < self.counted:
+            self._engines.busy += 1
         self.calls += 1
         self._called_tokens += tokens
         try:
@@ -79,6 +95,8 @@ class VariantLoad:
         finally:
             self.calls -= 1
             self._called_tokens -= tokens
+            if self.calls < self.counted:
+                self._engines.busy -= 1
 
     def arrived(self, tokens: int, *, now_s: float) -> None:
         """Take a request's tokens into the rate at which they arrive."""
@@ -90,10 +108,10 @@ class VariantLoad:
         """A reply from a replica arrived: one of its batches ended, and its next one began."""
         known = self._seen.get(state.replica)
         self._seen[state.replica] = (now_s, state)
-        self._seen_s = self._running_since_s = now_s
+        self.seen_s = self.running_since_s = now_s
         ours = self._called_tokens / len(self._seen)
         self._others[state.replica] = max(state.queued_tokens - ours, 0.0)
-        self._others_tokens = sum(self._others.values())
+        self.others_tokens = sum(self._others.values())
         if known is None or known[1].measured != state.measured:
             self._reckon()
 
@@ -101,8 +119,8 @@ class VariantLoad:
         """A replica died; nobody says which, so all must show themselves again."""
         self._seen.clear()
         self._others.clear()
-        self._others_tokens = 0.0
-        self._count = 1
+        self.others_tokens = 0.0
+        self._set_count(1)
 
     def learn(self, *, predicted_ms: float, actual_ms: float) -> None:
         """Take one finished request into the running mean of the forecast's relative error."""
@@ -114,21 +132,22 @@ class VariantLoad:
 
     def replicas(self, *, now_s: float) -> list[ReplicaState]:
         """The replicas heard of lately."""
-        self._forget(now_s)
+        self.forget(now_s)
         return [state for _, state in self._seen.values()]
 
     def count(self, now_s: float) -> int:
         """How many replicas to reckon with. A ready variant has one at least."""
-        if now_s > self._first_forgotten_s:
-            self._forget(now_s)
-        return self._count
+        if now_s > self.forgets_s:
+            self.forget(now_s)
+        return self.counted
 
-    def _forget(self, now_s: float) -> None:
+    def forget(self, now_s: float) -> None:
+        """Count no longer who has been silent for too long."""
         oldest = now_s - REPLICA_FORGOTTEN_AFTER_S
         silent = [name for name, (seen_s, _) in self._seen.items() if seen_s < oldest]
         for name in silent:
             del self._seen[name], self._others[name]
-        self._others_tokens = sum(self._others.values())
+        self.others_tokens = sum(self._others.values())
         self._reckon()
 
     def _reckon(self) -> None:
@@ -136,34 +155,34 @@ class VariantLoad:
 
         Where all have fallen silent, the one heard last keeps its word.
         """
-        self._count = max(1, len(self._seen))
+        self._set_count(max(1, len(self._seen)))
         first_s = min((seen_s for seen_s, _ in self._seen.values()), default=math.inf)
-        self._first_forgotten_s = first_s + REPLICA_FORGOTTEN_AFTER_S
+        self.forgets_s = first_s + REPLICA_FORGOTTEN_AFTER_S
         if self._seen:
             profiles = [state.measured or self._promised for _, state in self._seen.values()]
             self.profile = max(profiles, key=lambda p: p.fitted_ms(TYPICAL_TOKENS))
-            self.cost_ms = self.profile.cost_ms
+            self.cost_ms, self.fit = self.profile.cost_ms, fit_of(self.profile)
 
-    def busy(self, now_s: float) -> int:
-        """Replicas that have something to do, as far as this router knows."""
-        return min(self.calls, self.count(now_s))
+    def _set_count(self, count: int) -> None:
+        self._engines.busy += min(self.calls, count) - min(self.calls, self.counted)
+        self.counted = count
 
-    def queue(self, now_s: float) -> tuple[float, float, float] | None:
-        """What a request would find, for each replica; None where a replica has nothing to do.
-
-        A bare tuple, as this is asked for each variant of each request.
-
-        Returns:
-            tokens ahead; milliseconds that the batch in the engine has run; tokens arriving a
-            millisecond.
-        """
-        replicas = self._count if now_s <= self._first_forgotten_s else self.count(now_s)
-        others = self._others_tokens
+    def ahead(self, now_s: float) -> float | None:
+        """Tokens that a request would find ahead of it at each replica; None where one has nothing to do."""
+        if now_s > self.forgets_s:
+            self.forget(now_s)
+        others = self.others_tokens
         if others:
-            others *= math.exp((self._seen_s - now_s) / OTHERS_FADE_S)
-        if self.calls < replicas and others < 1:
+            others *= math.exp((self.seen_s - now_s) / OTHERS_FADE_S)
+        if self.calls < self.counted and others < 1:
             return None
-        rate = self._rate * math.exp((self._rate_s - now_s) / RATE_WINDOW_S)
-        running_ms = (now_s - self._running_since_s) * 1000
-        ahead = (self.inflight_tokens + others) / replicas
-        return ahead, running_ms, rate / (1000 * replicas)
+        return (self.inflight_tokens + others) / self.counted
+
+    def running_ms(self, now_s: float) -> float:
+        """How long the batch in the engine has run."""
+        return (now_s - self.running_since_s) * 1000
+
+    def rate(self, now_s: float) -> float:
+        """Tokens that arrive at each replica a millisecond."""
+        fade = math.exp((self._rate_s - now_s) / RATE_WINDOW_S)
+        return self._rate * fade / (1000 * self.counted)

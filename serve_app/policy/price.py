@@ -23,28 +23,16 @@ LEAST = 1 / 2000  # a token; below, it counts as nothing
 MOST = 1 / 8
 
 
-class Price:
-    """Of one variant's queue."""
+def moved(per_token: float, wait_ms: float, passed_s: float) -> float:
+    """The price of a token now, `LEAST` for none.
 
-    __slots__ = ("_at_s", "_per_token")
-
-    def __init__(self) -> None:
-        self._per_token = LEAST
-        self._at_s = 0.0
-
-    def look(self, wait_ms: float, now_s: float) -> float:
-        """Take the forecast wait of a queue now; returns the price of a token."""
-        passed_s = now_s - self._at_s
-        self._at_s = now_s
-        if passed_s > FORGOTTEN_S:
-            self._per_token = LEAST
-            return 0.0
-        drift = wait_ms / TARGET_WAIT_MS - 1
-        per_token = self._per_token * exp(
-            GAIN * passed_s * (drift if drift < STEEPEST else STEEPEST)
-        )
-        if per_token <= LEAST:
-            self._per_token = LEAST
-            return 0.0
-        self._per_token = per_token = per_token if per_token < MOST else MOST
-        return per_token
+    Args:
+        per_token: what it was at the last look.
+        wait_ms: the forecast wait of the queue.
+        passed_s: since the last look.
+    """
+    if passed_s > FORGOTTEN_S:
+        return LEAST
+    drift = wait_ms / TARGET_WAIT_MS - 1
+    per_token *= exp(GAIN * passed_s * (drift if drift < STEEPEST else STEEPEST))
+    return LEAST if per_token <= LEAST else per_token if per_token < MOST else MOST

@@ -11,122 +11,55 @@
 Among equals the more loaded one that still fits is taken: the idle one is kept for a tighter budget.
 While queues stand, they have a price (`price.py`), and a request with a budget goes where it is worth most
 beyond its price; one that is worth less than its price everywhere is refused.
-A decision is made for every request, its explanation read by few: `Decision.rejected` is worked out
-when asked for.
+
+Forecasts are asked for one at a time, and only of variants that could still be the pick: from the most
+faithful down, until none that follows would be worth more though it were idle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TypeVar
 
-from serve_app.policy.forecast import Forecast
+from serve_app.policy.decision import (
+    Candidate,
+    Decision,
+    Grounds,
+    Limit,
+    Rejected,
+    Row,
+    Terms,
+)
 from serve_app.policy.hint import Hint
+from serve_app.policy.refusal import SHED_RETRY_S, refuse
+
+__all__ = [
+    "SHED_RETRY_S",
+    "Candidate",
+    "Decision",
+    "Grounds",
+    "Limit",
+    "Rejected",
+    "Terms",
+    "decide",
+]
 
 FIDELITY_TIE = 0.001
 AN_ANSWER = 3.0  # what an answer in time is worth, beside 0 to 1 for its fidelity
-SHED_RETRY_S = 0.2  # prices fall that fast
+PINNED_REASON = "pinned by the request"
 BUDGET_REASON = "highest fidelity whose p95 forecast fits the budget"
 PRICED_REASON = "fits the budget, and of the busy queues this is the one it is worth most in"
 BEST_REASON = "highest fidelity deployed"
+FLOOR_REASON = "cheapest at or above the fidelity floor"
 
 
-class Candidate(NamedTuple):
-    """A deployed variant, as one request sees it."""
-
-    variant: str
-    fidelity: float
-    cost: float  # milliseconds per token in a full batch
-    forecast: Forecast
-    cold: bool = False  # no replica is up: it cannot be chosen, only wished for
-    price: float = 0.0  # of all the request's tokens in this queue; see `price.py`
-
-
-class Rejected(NamedTuple):
-    """A variant that was not chosen, and why."""
-
-    variant: str
-    reason: str
-
-
-class Limit(NamedTuple):
-    """The time a request has: all of it up to the vectors, or, without a budget, only the wait.
-
-    A long request without a budget may take long; it may not queue for ever.
-    """
-
-    left_ms: float
-    whole: bool
-
-    def median(self, c: Candidate) -> float:
-        return c.forecast.p50_ms if self.whole else c.forecast.wait_ms
-
-    def p95(self, c: Candidate) -> float:
-        return c.forecast.p95_ms if self.whole else c.forecast.wait_ms
-
-    def met_by(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Those that fit at p95."""
-        left_ms = self.left_ms
-        if self.whole:
-            return [c for c in candidates if c.forecast.p95_ms <= left_ms]
-        return [c for c in candidates if c.forecast.wait_ms <= left_ms]
-
-
-class Terms(NamedTuple):
-    """What holds for a request beside its hint and the variants' load.
-
-    `strict` and `tightened` come from `brownout.py` and `fairness.py`, and are off in quiet times.
-    """
-
-    max_wait_ms: float  # the longest wait that a request without a budget is let in for
-    reserve_ms: float = 0.0  # of each budget: what encoding and sending the answer takes
-    strict: bool = False  # p95 must fit: nothing is let in at risk
-    tightened: float = 1.0  # the share of the time left that a request may fill
-    cheapest: bool = False  # of those in time, the cheapest rather than the best
-    sheds: bool = False  # whether a request that costs more than it is worth is refused
-    note: str = ""  # why any of these hold, added to the reason
-
-
-class Grounds(NamedTuple):
-    """What a decision was made from."""
-
-    hint: Hint
-    candidates: Sequence[Candidate]
-    limit: Limit
-    floor: float
-
-
-@dataclass(slots=True, kw_only=True)  # frozen would take three times as long to make
-class Decision:
-    """The chosen variant; or none (`chosen` is None), when waiting `retry_after_s` may help.
-
-    `retry_after_s` is None for a decision that chose, and where no waiting would help;
-    `refused_for` is the hint that could not be met, None without one.
-    """
-
-    chosen: Candidate | None
-    reason: str
-    at_risk: bool = False
-    budget_ms: float | None = None
-    retry_after_s: float | None = None
-    refused_for: Literal["quality", "latency_ms"] | None = None
-    grounds: Grounds = field(repr=False)
-
-    @property
-    def rejected(self) -> list[Rejected]:
-        """Every variant that was not chosen, and why."""
-        return [
-            Rejected(c.variant, _why_not(c, self.chosen, self.grounds))
-            for c in self.grounds.candidates
-            if c is not self.chosen
-        ]
+R = TypeVar("R", bound=Row)
 
 
 def decide(
     hint: Hint, candidates: Sequence[Candidate], *, elapsed_ms: float, terms: Terms
 ) -> Decision:
-    """Choose a variant for one request.
+    """Choose a variant for one request, all of whose forecasts are there.
 
     Args:
         hint: what the client asked, defaults applied.
@@ -134,159 +67,156 @@ def decide(
         elapsed_ms: what has passed of the budget since the request arrived.
         terms: what else holds.
     """
-    floor = fidelity_floor(hint, candidates)
+    fidelities = [c.fidelity for c in candidates]
+    least, best = min(fidelities), max(fidelities)
+    floor = fidelity_floor(hint, best)
+    left_ms = time_left_ms(hint, terms, elapsed_ms=elapsed_ms)
+    grounds = Grounds(hint, candidates, Limit(left_ms, hint.budget_ms is not None), floor)
+    rows = sorted(candidates, key=_less_faithful)
+    scale = least, best - least or 1.0
+    chosen, reason, at_risk = choose(hint, rows, left_ms, floor, terms, scale)
+    if chosen is None:
+        return refuse(hint, rows, left_ms, floor, terms, grounds)
+    return Decision(
+        chosen=chosen, reason=reason, at_risk=at_risk, budget_ms=hint.budget_ms, grounds=grounds
+    )
+
+
+def _less_faithful(c: Candidate) -> float:
+    return -c.fidelity
+
+
+def fidelity_floor(hint: Hint, best: float) -> float:
+    """The lowest fidelity that the hint allows, where the highest deployed is `best`."""
+    quality = hint.quality
+    if quality is None:
+        return 0.0
+    return best if quality.best else quality.floor
+
+
+def time_left_ms(hint: Hint, terms: Terms, *, elapsed_ms: float) -> float:
+    """The time that a request has; see `Limit`."""
     budget_ms = hint.budget_ms
     if budget_ms is None:
-        limit = Limit(terms.max_wait_ms, whole=False)
+        return terms.max_wait_ms
+    return (budget_ms - elapsed_ms - terms.reserve_ms) * terms.tightened
+
+
+def choose(
+    hint: Hint,
+    rows: Sequence[R],
+    left_ms: float,
+    floor: float,
+    terms: Terms,
+    scale: tuple[float, float],
+) -> tuple[R | None, str, bool]:
+    """Filter, score and pick.
+
+    Args:
+        hint: what the client asked, defaults applied.
+        rows: the deployed variants, the most faithful first.
+        left_ms: see `time_left_ms`.
+        floor: the least fidelity.
+        terms: what else holds.
+        scale: the lowest fidelity deployed, and by how much the highest exceeds it.
+
+    Returns:
+        The chosen one, or None; the reason; whether it may well be late.
+    """
+    pin, quality, whole = hint.variant, hint.quality, hint.budget_ms is not None
+    if pin is not None:
+        rows = [row for row in rows if row.variant == pin]
+    if whole and pin is None and not terms.cheapest and not (quality is not None and quality.best):
+        found, beyond = _worth_most(rows, left_ms, floor, scale)
+        if found is not None:
+            if beyond < 0.0 and terms.sheds:
+                return None, "", False
+            reason = PRICED_REASON if _is_crowded(rows, floor) else BUDGET_REASON
+            return found, reason + terms.note, False
     else:
-        left_ms = (budget_ms - elapsed_ms - terms.reserve_ms) * terms.tightened
-        limit = Limit(left_ms, whole=True)
-    grounds = Grounds(hint, candidates, limit, floor)
-    pin = hint.variant
-    allowed = [
-        c
-        for c in candidates
-        if c.fidelity >= floor and not c.cold and (pin is None or c.variant == pin)
-    ]
-    if not allowed:
-        return _out_of_reach(grounds)
-    in_time = limit.met_by(allowed)
-    if in_time:
-        chosen, reason = _pick(grounds, in_time, terms)
-        at_risk = False
-    else:
-        chosen, reason = _hope(grounds, allowed, terms)
-        at_risk = True
-    if chosen is None:
-        return _refuse(grounds, allowed, terms)
-    return Decision(
-        chosen=chosen,
-        reason=reason + terms.note,
-        at_risk=at_risk,
-        budget_ms=budget_ms,
-        grounds=grounds,
+        found = _cheapest(rows, left_ms, floor, whole=whole)
+        if found is not None:
+            reason = BEST_REASON if quality is not None and quality.best else FLOOR_REASON
+            return found, (PINNED_REASON if pin is not None else reason) + terms.note, False
+    found = _hope(rows, left_ms, floor) if whole else None
+    if found is None or (found.price > AN_ANSWER and terms.sheds and pin is None):
+        return None, "", True
+    reason = (
+        f"at risk: median forecast {found.wait_ms + found.service_ms:.1f} ms fits, p95 does not"
     )
+    return found, reason + terms.note, True
 
 
-def fidelity_floor(hint: Hint, candidates: Sequence[Candidate]) -> float:
-    """The lowest fidelity that the hint allows, given the deployed variants."""
-    if hint.quality is None:
-        return 0.0
-    if hint.quality.best:
-        return max(c.fidelity for c in candidates)
-    return hint.quality.floor
+def _worth_most(
+    rows: Sequence[R], left_ms: float, floor: float, scale: tuple[float, float]
+) -> tuple[R | None, float]:
+    """Of those in time the one with the most worth beyond its price, and how much that is.
+
+    All within `FIDELITY_TIE` of the best in time are worth the same: the cheaper wins, then the more
+    loaded.
+    """
+    least, span = scale
+    found, most, near, near_worth = None, 0.0, 0.0, 0.0
+    for row in rows:
+        fidelity = row.fidelity
+        if fidelity < floor:
+            break
+        if row.cold:
+            continue
+        if found is None:
+            if row.p95_ms() > left_ms:
+                continue
+            near, near_worth = fidelity - FIDELITY_TIE, AN_ANSWER + (fidelity - least) / span
+            most = near_worth - row.price
+        else:
+            worth = near_worth if fidelity >= near else AN_ANSWER + (fidelity - least) / span
+            if worth < most:
+                break  # and so are all that follow, whatever they cost
+            beyond = worth - row.price
+            if beyond < most or (beyond == most and not _is_before(row, found)):
+                continue
+            if row.p95_ms() > left_ms:
+                continue
+            most = beyond
+        found = row
+    return found, most
 
 
-def _pick(
-    grounds: Grounds, in_time: Sequence[Candidate], terms: Terms
-) -> tuple[Candidate | None, str]:
-    """Score and pick among those that fit; none where all are too dear."""
-    hint = grounds.hint
-    if hint.variant is not None:
-        return in_time[0], "pinned by the request"
-    best = hint.quality is not None and hint.quality.best
-    if hint.budget_ms is None or best or terms.cheapest:
-        chosen = min(in_time, key=_cheaper_then_more_loaded)
-        return chosen, BEST_REASON if best else "cheapest at or above the fidelity floor"
-    if max([c.price for c in in_time]):
-        return _worth_most(grounds, in_time, sheds=terms.sheds), PRICED_REASON
-    top = max([c.fidelity for c in in_time])
-    near_top = [c for c in in_time if c.fidelity >= top - FIDELITY_TIE]
-    chosen = near_top[0] if len(near_top) == 1 else min(near_top, key=_cheaper_then_more_loaded)
-    return chosen, BUDGET_REASON
+def _cheapest(rows: Sequence[R], left_ms: float, floor: float, *, whole: bool) -> R | None:
+    """Of those in time the cheapest, of equals the more loaded."""
+    found = None
+    for row in rows:
+        if row.fidelity < floor:
+            break
+        if row.cold or (found is not None and not _is_before(row, found)):
+            continue
+        if (row.p95_ms() if whole else row.wait_ms) <= left_ms:
+            found = row
+    return found
 
 
-def _worth_most(grounds: Grounds, able: Sequence[Candidate], *, sheds: bool) -> Candidate | None:
-    """The one with the most worth beyond its price; None where a request shall give way."""
-    top = max([c.fidelity for c in able])
-    deployed = [c.fidelity for c in grounds.candidates]
-    least, span = min(deployed), max(deployed) - min(deployed) or 1.0
-
-    def net(c: Candidate) -> tuple[float, float, float]:
-        fidelity = top if c.fidelity >= top - FIDELITY_TIE else c.fidelity
-        return AN_ANSWER + (fidelity - least) / span - c.price, -c.cost, c.forecast.wait_ms
-
-    chosen = max(able, key=net)
-    return None if sheds and net(chosen)[0] < 0 else chosen
+def _is_before(row: R, other: R) -> bool:
+    """Whether it is the cheaper of two, or at equal costs the more loaded."""
+    return row.cost < other.cost or (row.cost == other.cost and row.wait_ms > other.wait_ms)
 
 
-def _hope(
-    grounds: Grounds, allowed: Sequence[Candidate], terms: Terms
-) -> tuple[Candidate | None, str]:
-    """No p95 fits: the one whose median does, if the request may be let in at that risk."""
-    limit = grounds.limit
-    hopeful = [c for c in allowed if limit.median(c) <= limit.left_ms]
-    if terms.strict or not hopeful:
-        return None, ""
-    chosen = min(hopeful, key=limit.p95)
-    if terms.sheds and grounds.hint.variant is None and chosen.price > AN_ANSWER:
-        return None, ""
-    return chosen, f"at risk: median forecast {chosen.forecast.p50_ms:.1f} ms fits, p95 does not"
+def _hope(rows: Sequence[R], left_ms: float, floor: float) -> R | None:
+    """No p95 fits: of those whose median does, the safest."""
+    found, least_ms = None, 0.0
+    for row in rows:
+        if row.fidelity < floor:
+            break
+        if row.cold or row.wait_ms + row.service_ms > left_ms:
+            continue
+        p95_ms = row.p95_ms()
+        if found is None or p95_ms < least_ms:
+            found, least_ms = row, p95_ms
+    return found
 
 
-def _cheaper_then_more_loaded(c: Candidate) -> tuple[float, float]:
-    return c.cost, -c.forecast.wait_ms
-
-
-def _out_of_reach(grounds: Grounds) -> Decision:
-    """No variant is allowed; waiting would not help."""
-    fidelities = [c.fidelity for c in grounds.candidates]
-    return Decision(
-        chosen=None,
-        reason=f"the asked fidelity is {grounds.floor:.6f}, "
-        f"the highest deployed {max(fidelities):.6f}",
-        refused_for="quality",
-        budget_ms=grounds.hint.budget_ms,
-        grounds=grounds,
-    )
-
-
-def _refuse(grounds: Grounds, allowed: Sequence[Candidate], terms: Terms) -> Decision:
-    """None can make it: say when the soonest could, or that none ever can."""
-    limit = grounds.limit
-    able_when_idle = [c for c in allowed if limit.median(c) - c.forecast.wait_ms <= limit.left_ms]
-    if able_when_idle:
-        soonest_ms = min(limit.p95(c) for c in able_when_idle) - limit.left_ms
-        reason = "too much work is queued" + (" to meet the budget" if limit.whole else "")
-        if soonest_ms <= 0:
-            reason = "too much work is queued, and longer requests give way to shorter ones"
-        retry_after_s = max(soonest_ms / 1000, SHED_RETRY_S)
-    else:
-        fastest = min(allowed, key=lambda c: c.forecast.service_ms)
-        reason = (
-            f"{limit.left_ms:.2f} ms are left, and {fastest.variant}, the fastest allowed, "
-            f"needs {fastest.forecast.service_ms:.1f} ms with nothing queued"
-        )
-        retry_after_s = None
-    return Decision(
-        chosen=None,
-        reason=reason + terms.note,
-        budget_ms=grounds.hint.budget_ms,
-        retry_after_s=retry_after_s,
-        refused_for="latency_ms" if limit.whole else None,
-        grounds=grounds,
-    )
-
-
-def _why_not(c: Candidate, chosen: Candidate | None, grounds: Grounds) -> str:
-    """Why a variant is not the chosen one: the first filter that it failed, or what the pick preferred."""
-    limit, pin = grounds.limit, grounds.hint.variant
-    if c.fidelity < grounds.floor:
-        return f"fidelity {c.fidelity:.6f} is below the floor {grounds.floor:.6f}"
-    if pin is not None and c.variant != pin:
-        return f"{pin} is pinned"
-    if c.cold:
-        return "no replica is up yet"
-    if limit.p95(c) > limit.left_ms:
-        what = "p95 forecast" if limit.whole else "forecast wait"
-        return f"{what} {limit.p95(c):.1f} ms exceeds the {limit.left_ms:.1f} ms left"
-    return _less_than(chosen, c)
-
-
-def _less_than(chosen: Candidate | None, c: Candidate) -> str:
-    """What the pick had against one that would be in time."""
-    if chosen is None or c.price > chosen.price:
-        return "its queue is kept for shorter requests"
-    if c.cost >= chosen.cost:
-        return f"costs {c.cost / chosen.cost:.1f} times as much as {chosen.variant}"
-    return f"fidelity {c.fidelity:.6f}, {chosen.variant} has {chosen.fidelity:.6f} and fits"
+def _is_crowded(rows: Sequence[R], floor: float) -> bool:
+    """Whether a queue stands at any that the request may have."""
+    for row in rows:  # noqa: SIM110  # `any` takes twice as long over six
+        if row.price > 0.0 and row.fidelity >= floor and not row.cold:
+            return True
+    return False

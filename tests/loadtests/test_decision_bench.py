@@ -4,10 +4,11 @@ from loadtests.decision_bench import measured
 
 
 def test_each_part_is_timed_as_often_as_asked() -> None:
-    """Whole decisions, and their two parts on their own, in states that decisions can be made in."""
+    """Whole decisions by two clocks, and the parts of their explanation, in states that can be met."""
     found = list(measured(120, seed=1))
     assert [timed.what.strip() for timed in found] == [
         "Brain.decide",
+        "Brain.decide, CPU",
         "Brain.candidates",
         "routing.decide",
     ]

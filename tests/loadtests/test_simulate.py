@@ -3,6 +3,7 @@
 import argparse
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from loadtests.overheads import Overheads
 from loadtests.product_policy import BrainPolicy, Switches
 from loadtests.sim_capacity import sustained
 from loadtests.sim_results import Mean, result_of, worst_window, worths
-from loadtests.sim_runs import Load, Run, execute, recovered_s, requests_of
+from loadtests.sim_runs import Load, Run, around_spike, execute, recovered_s, requests_of
 from loadtests.sim_types import Machine
 from loadtests.sim_workload import TokenPool, replayed
 from loadtests.simulate_command import simulate
@@ -269,6 +270,19 @@ def test_recovery_is_told_in_seconds_after_the_spike() -> None:
     )
     assert recovered_s(load, requests, outcomes) == 3
     assert recovered_s(load, requests, bytearray([Outcome.LATE] * 200)) is None
+    shares = around_spike(load, requests, outcomes)
+    assert shares == (1.0, 1.0, 0.0, 1.0, 0.0, *[1.0] * 7)
+    assert around_spike(replace(load, spike=None), requests, outcomes) == ()
+
+
+@pytest.mark.parametrize(("told", "expected"), [(None, 0.1), (0.05, 0.05), (9.0, 0.2)])
+def test_turning_away_unread_costs_half_where_nobody_measured_it(
+    told: float | None, expected: float, tmp_path: Path
+) -> None:
+    """And never more than reading."""
+    file = tmp_path / "machine.json"
+    write_machine(file, replace(_machine_file(), refuse_ms=told))
+    assert read_machine(file).machine.unread_ms == pytest.approx(expected)
 
 
 def test_the_command_leaves_tables_numbers_and_a_figure(

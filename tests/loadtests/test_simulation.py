@@ -242,6 +242,26 @@ def test_clients_that_are_refused_ask_again() -> None:
     )
 
 
+def test_what_is_turned_away_at_the_door_costs_the_router_less() -> None:
+    """The policy is asked as the thread takes a request up; who is turned away is never decided about."""
+    asked: list[float] = []
+
+    class Door(BrainPolicy):
+        def turns_away(self, lag_ms: float, *, now_s: float) -> bool:
+            del now_s
+            asked.append(lag_ms)
+            self.retry_after_s = 3.0
+            return len(asked) % 2 == 0
+
+    machine = replace(ALONE, refuse_ms=0.25)
+    cluster = Cluster(machine, Door, seed=0)
+    fate = cluster.run([request(n, 0.0) for n in range(4)])
+    outcomes = [Outcome.ON_TIME, Outcome.REJECTED] * 2
+    assert list(fate.outcomes) == outcomes
+    assert asked[:3] == pytest.approx([0.0, 1.0, 1.25])
+    assert (cluster.routers[0].turned_away, cluster.routers[0].decisions) == (2, 2)
+
+
 def test_clients_that_hang_up_are_counted_and_forgotten() -> None:
     """Their texts leave the queue before the engine comes to them."""
     computed: list[int] = []

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from serve_app.policy.hint import Hint, Quality
+from serve_app.policy.price import LEAST
 from tests.policy.brains import (
     FIDELITIES,
     NOW_S,
@@ -46,6 +47,29 @@ def test_busy_engines_slow_each_other() -> None:
         assert cheap.service_ms == pytest.approx(2 * (1 + 20 * 0.05))
 
 
+def test_judging_and_looking_leave_no_trace() -> None:
+    """However often somebody asks what would be, the next decision sees the prices as without it."""
+    found = []
+    for judges in (0, 50):
+        brain = brain_of_four()
+        with ExitStack() as stack:
+            for variant in FIDELITIES:
+                queue(stack, brain, variant, 3000)
+            for step in range(20):
+                now_s = NOW_S + 0.02 * step
+                ask(brain, Hint(budget_ms=5000), now_s=now_s)
+                for more in range(judges):
+                    later_s = now_s + 0.01 * more / judges
+                    brain.judge(
+                        Hint(budget_ms=50), tokens=20, elapsed_ms=0, client="a", now_s=later_s
+                    )
+                    brain.candidates(600, now_s=later_s)
+            found.append([row.per_token for row in brain._rows])
+            assert brain.brownout.miss_share == 0
+    assert found[0] == found[1]
+    assert max(found[0]) > LEAST
+
+
 def test_what_is_held_is_given_back() -> None:
     """Tokens are in flight for as long as a request is under way, and no longer."""
     brain = brain_of_four()
@@ -73,6 +97,21 @@ def test_lateness_is_learned_from_answers_and_from_what_was_given_up() -> None:
         factors.append(forecast.p95_ms / forecast.p50_ms)
     assert factors[0] == pytest.approx(factors[1])
     assert factors[1] > 1.2 > factors[2]
+
+
+def test_who_hangs_up_was_not_failed() -> None:
+    """The forecast learns that it took longer; the brownout hears of time-outs only."""
+    told = []
+    for hung_up in (False, True):
+        brain = brain_of_four()
+        decision = ask(brain, Hint(variant="int8"))
+        brain.late(decision, elapsed_ms=500, now_s=NOW_S, hung_up=hung_up)
+        told.append(
+            (brain.brownout.miss_share, brain.candidates(20, now_s=NOW_S)[2].forecast.p95_ms)
+        )
+    assert told[0][0] == 1
+    assert told[1][0] == 0
+    assert told[0][1] == told[1][1] > 3 * 1.2
 
 
 def test_a_brain_that_does_not_correct_keeps_the_profiles_spread() -> None:

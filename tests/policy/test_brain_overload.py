@@ -8,6 +8,7 @@ import pytest
 from serve_app.policy.brain import Brain
 from serve_app.policy.brownout import FEWEST
 from serve_app.policy.hint import Hint, Quality
+from serve_app.policy.returns import LEAST_RETRY_S
 from serve_app.policy.routing import PRICED_REASON
 from tests.policy.brains import (
     FIDELITIES,
@@ -22,7 +23,7 @@ from tests.policy.brains import (
 
 
 def test_refusals_raise_the_level_and_jitter_their_retry() -> None:
-    """Clients that are refused together are told times up to half as much apart."""
+    """Clients that are refused together are told times apart, and in an overload they come in turn."""
     brain = brain_of_four()
     found = []
     with ExitStack() as stack:
@@ -37,8 +38,10 @@ def test_refusals_raise_the_level_and_jitter_their_retry() -> None:
             Hint(budget_ms=100), tokens=20, elapsed_ms=0, client="a", now_s=NOW_S
         ).retry_after_s
     assert judged is not None
-    assert all(judged <= retry_after_s <= 1.5 * judged for retry_after_s in found)
+    before, last = found[: FEWEST - 1], found[-1]
+    assert all(judged <= retry_after_s <= 1.5 * judged for retry_after_s in before)
     assert len(set(found)) == FEWEST
+    assert last >= judged
     assert brain.brownout.level == 1
 
 
@@ -120,3 +123,35 @@ def test_in_a_crowd_long_texts_are_refused_and_short_ones_served() -> None:
     with ExitStack() as stack:
         now_s = _crowd(unmoved, stack, list(FIDELITIES), seconds=2)
         assert ask(unmoved, Hint(budget_ms=5000), tokens=500, now_s=now_s).chosen is not None
+
+
+def test_in_an_overload_the_refused_come_back_in_turn() -> None:
+    """Each later than the one before, by what there is room for, whatever the queue says."""
+    brain = brain_of_four()
+    with ExitStack() as stack:
+        for variant in FIDELITIES:
+            queue(stack, brain, variant, 50_000)
+        found = [ask(brain, Hint(budget_ms=100)).retry_after_s or 0.0 for _ in range(2 * FEWEST)]
+    tail = found[FEWEST:]
+    assert tail[-1] > 2 * max(found[: FEWEST - 1])
+    assert max(tail) > 1.5 * min(tail)
+
+
+def test_at_the_door_a_lagging_router_turns_away_and_tells_when_to_come_back() -> None:
+    """Only while it lags and misses; never more than it must, and never without a time."""
+    brain = brain_of_four()
+    for i in range(1000):
+        now_s = NOW_S + 0.01 * i
+        brain.brownout.tell(missed=True, now_s=now_s)
+        brain.lag_ms = 0.0
+        assert brain.turns_away(now_s=now_s) is None
+    told = []
+    for i in range(1000, 1500):
+        now_s = NOW_S + 0.01 * i
+        brain.brownout.tell(missed=True, now_s=now_s)
+        brain.lag_ms = 2000.0
+        told.append(brain.turns_away(now_s=now_s))
+    turned = [after_s for after_s in told if after_s is not None]
+    assert told[0] is None
+    assert len(told) > len(turned) > len(told) / 2
+    assert min(turned) >= LEAST_RETRY_S

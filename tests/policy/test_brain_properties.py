@@ -5,54 +5,11 @@ from contextlib import ExitStack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.policy.brain import Brain
 from serve_app.policy.hint import Hint, Quality
-from serve_app.policy.load import ReplicaState
 from serve_app.policy.routing import FIDELITY_TIE
-from tests.policy.brains import (
-    FIDELITIES,
-    NOW_S,
-    ask,
-    brain_of_four,
-    queue,
-)
+from tests.policy.brains import FIDELITIES, ask
+from tests.policy.states import STATES, State
 
-
-class State:
-    """Some state of a brain: what is queued, at what pace, how late, at which level of brownout."""
-
-    def __init__(
-        self, queued: list[int], paces: list[float], lates: list[bool], level: int
-    ) -> None:
-        self.queued = queued
-        self.paces = paces
-        self.lates = lates
-        self.level = level
-
-    def enter(self, stack: ExitStack) -> Brain:
-        brain = brain_of_four()
-        for i, (variant, tokens) in enumerate(zip(FIDELITIES, self.queued, strict=False)):
-            state = ReplicaState(replica="r", queued_tokens=tokens // 2, pace=self.paces[i])
-            brain.saw(variant, state, busy=i + 1, hop_ms=1.0, now_s=NOW_S)
-            if tokens:
-                queue(stack, brain, variant, tokens)
-            for _ in range(20 * self.lates[i]):
-                decision = brain.judge(
-                    Hint(variant=variant), tokens=20, elapsed_ms=0, client="a", now_s=NOW_S
-                )
-                if decision.chosen is not None:
-                    brain.late(decision, elapsed_ms=1e5, now_s=NOW_S)
-        brain.brownout.level = self.level
-        return brain
-
-
-STATES = st.builds(
-    State,
-    queued=st.lists(st.just(0) | st.integers(1, 5000), min_size=4, max_size=4),
-    paces=st.lists(st.floats(0.5, 4), min_size=4, max_size=4),
-    lates=st.lists(st.booleans(), min_size=4, max_size=4),
-    level=st.integers(0, 3),
-)
 FLOORS = st.floats(0.9, 1.0) | st.sampled_from([*FIDELITIES.values(), 0.99])
 
 

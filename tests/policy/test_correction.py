@@ -124,3 +124,20 @@ def test_p95_stays_within_its_bounds(outcomes: list[tuple[float, bool, float]]) 
         correction.learn(BIN, log_ratio=log_ratio, now_s=now_s, is_over=is_over)
         assert LEAST <= correction.theta(BIN, now_s) <= MOST
         assert LEAST <= correction.theta(0, now_s) <= MOST
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.floats(-1, 2), st.floats(0, 8)), max_size=30),
+    st.floats(0, 8),
+)
+def test_a_kept_factor_is_the_one_that_would_be_worked_out(
+    news: list[tuple[int, float, float]], silent_s: float
+) -> None:
+    """However often it is asked for, whatever came between, and after any silence."""
+    correction, now_s = _correction(), 0.0
+    for number, log_ratio, passed_s in [*news, (0, 0.0, silent_s)]:
+        now_s += passed_s
+        for asked in range(4):
+            expected = math.exp(correction.theta(asked, now_s))
+            assert correction.factor(asked, now_s) == correction.factor(asked, now_s) == expected
+        correction.learn(number, log_ratio=log_ratio, now_s=now_s)

@@ -14,6 +14,7 @@ from serve_app.policy.load import (
     OTHERS_FADE_S,
     RATE_WINDOW_S,
     REPLICA_FORGOTTEN_AFTER_S,
+    Engines,
     ReplicaState,
     VariantLoad,
 )
@@ -28,6 +29,12 @@ def _state(
     replica: str = "a", queued_tokens: int = 0, measured: Profile | None = None
 ) -> ReplicaState:
     return ReplicaState(replica=replica, queued_tokens=queued_tokens, measured=measured)
+
+
+def _queue(load: VariantLoad, now_s: float) -> tuple[float, float, float] | None:
+    """Tokens ahead, ms that the batch in the engine has run, tokens arriving a ms; None if idle."""
+    ahead = load.ahead(now_s)
+    return None if ahead is None else (ahead, load.running_ms(now_s), load.rate(now_s))
 
 
 @pytest.fixture
@@ -89,19 +96,19 @@ def test_after_a_death_all_replicas_must_show_themselves_again(load: VariantLoad
     load.lost()
     assert load.replicas(now_s=0) == []
     assert load.count(0) == 1
-    assert load.queue(0) is None
+    assert _queue(load, 0) is None
 
 
 def test_an_idle_replica_means_no_queue(load: VariantLoad) -> None:
     """A request waits only where every replica has a call; a ready variant has one at least."""
-    assert load.queue(0) is None
+    assert _queue(load, 0) is None
     with load.hold(9), load.call(9, now_s=0):
-        assert load.queue(0) == pytest.approx((9, 0, 0))
+        assert _queue(load, 0) == pytest.approx((9, 0, 0))
         load.saw(_state("a"), now_s=0)
         load.saw(_state("b"), now_s=0)
-        assert load.queue(0) is None
+        assert _queue(load, 0) is None
         with load.call(9, now_s=0):
-            assert load.queue(0) == pytest.approx((4.5, 0, 0))
+            assert _queue(load, 0) == pytest.approx((4.5, 0, 0))
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 5])
@@ -114,7 +121,7 @@ def test_the_tokens_ahead_are_shared_by_the_replicas(load: VariantLoad, replicas
         stack.enter_context(load.hold(300))
         for _ in range(replicas):
             stack.enter_context(load.call(10, now_s=0))
-        assert load.queue(0) == pytest.approx(
+        assert _queue(load, 0) == pytest.approx(
             (300 / replicas, 0, 50 / RATE_WINDOW_S / 1000 / replicas)
         )
 
@@ -123,13 +130,13 @@ def test_what_others_queued_is_seen_and_fades(load: VariantLoad) -> None:
     """A reply tells what the replica has queued beyond my own calls; with its age it is history."""
     with load.hold(40), load.call(40, now_s=0):
         load.saw(_state("a", 100), now_s=0)
-    found = load.queue(0)
+    found = _queue(load, 0)
     assert found is not None
     assert found[0] == pytest.approx(60)
-    later = load.queue(OTHERS_FADE_S)
+    later = _queue(load, OTHERS_FADE_S)
     assert later is not None
     assert later[0] == pytest.approx(60 / math.e)
-    assert load.queue(10 * OTHERS_FADE_S) is None
+    assert _queue(load, 10 * OTHERS_FADE_S) is None
 
 
 def test_the_running_batch_began_with_the_call_or_the_last_reply(load: VariantLoad) -> None:
@@ -143,19 +150,52 @@ def test_the_running_batch_began_with_the_call_or_the_last_reply(load: VariantLo
 
 
 def _running_ms(load: VariantLoad, now_s: float) -> float:
-    found = load.queue(now_s)
+    found = _queue(load, now_s)
     assert found is not None
     return found[1]
 
 
-def test_busy_replicas_are_no_more_than_there_are(load: VariantLoad) -> None:
-    """Two calls at one replica keep one engine busy."""
-    assert load.busy(0) == 0
+def test_busy_replicas_are_no_more_than_there_are() -> None:
+    """Two calls at one replica keep one engine busy; as replicas show themselves or die, it is counted anew."""
+    engines = Engines()
+    load, other = VariantLoad(PROMISED, engines), VariantLoad(PROMISED, engines)
     with load.call(9, now_s=0), load.call(9, now_s=0):
-        assert load.busy(0) == 1
+        assert engines.busy == 1
         load.saw(_state("a"), now_s=0)
         load.saw(_state("b"), now_s=0)
-        assert load.busy(0) == 2
+        assert engines.busy == 2
+        with other.call(9, now_s=0):
+            assert engines.busy == 3
+        load.lost()
+        assert engines.busy == 1
+    assert engines.busy == 0
+
+
+REPLICA_EVENTS = st.lists(
+    st.sampled_from(["call", "end", "a", "b", "c", "lost", "silence"]), max_size=30
+)
+
+
+@given(REPLICA_EVENTS)
+def test_busy_replicas_are_counted_through_any_events(events: list[str]) -> None:
+    """Always as many as have a call each: the lesser of calls and replicas."""
+    engines, now_s, calls = Engines(), 0.0, []
+    load = VariantLoad(PROMISED, engines)
+    for event in events:
+        now_s += 1
+        if event == "call":
+            calls.append(load.call(1, now_s=now_s))
+            calls[-1].__enter__()
+        elif event == "end" and calls:
+            calls.pop(0).__exit__(None, None, None)
+        elif event == "lost":
+            load.lost()
+        elif event == "silence":
+            now_s += 2 * REPLICA_FORGOTTEN_AFTER_S
+            load.count(now_s)
+        elif event in "abc":
+            load.saw(_state(event), now_s=now_s)
+        assert engines.busy == min(load.calls, load.counted)
 
 
 def test_the_first_forecast_error_counts_whole_and_later_ones_a_tenth(load: VariantLoad) -> None:

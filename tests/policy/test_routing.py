@@ -237,12 +237,6 @@ def test_what_is_kept_back_and_what_is_tightened_leave_less_time() -> None:
     assert _name(_decide(hint, LADDER[:1], terms=Terms(MAX_WAIT_MS, tightened=0.5))) is None
 
 
-def test_strict_terms_let_nothing_in_at_risk() -> None:
-    """A median that fits is not enough."""
-    assert _name(_decide(Hint(budget_ms=11), LADDER)) == "int8"
-    assert _name(_decide(Hint(budget_ms=11), LADDER, terms=Terms(MAX_WAIT_MS, strict=True))) is None
-
-
 def test_cheapest_terms_take_the_cheapest_in_time() -> None:
     """Under brownout a budget buys no fidelity; the note says why."""
     terms = Terms(MAX_WAIT_MS, cheapest=True, note="; brownout")

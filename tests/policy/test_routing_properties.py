@@ -37,10 +37,11 @@ PRICED_LADDERS = st.tuples(LADDERS, st.lists(st.floats(0, 10), min_size=5, max_s
 TERMS = st.builds(
     Terms,
     st.just(MAX_WAIT_MS),
-    strict=st.booleans(),
+    reserve_ms=st.just(0.0),
     tightened=st.floats(0.1, 1),
     cheapest=st.booleans(),
     sheds=st.booleans(),
+    note=st.just(""),
 )
 EVEN_LADDERS = _ladders(st.just(1.5))
 BUDGETS = st.floats(0.1, 5000)
@@ -160,3 +161,47 @@ def test_without_a_budget_the_cheapest_at_the_floor_is_taken(
     chosen = _decide(Hint(quality=Quality(floor=floor)), ladder).chosen
     allowed = [c.cost for c in ladder if c.fidelity >= floor]
     assert (chosen and chosen.cost) == (min(allowed) if allowed else None)
+
+
+def _by_the_book(hint: Hint, ladder: list[Candidate], terms: Terms) -> str | None:
+    """The choice as `routing.py` tells it in words, from all forecasts at once."""
+    whole = hint.budget_ms is not None
+    left_ms = hint.budget_ms * terms.tightened if hint.budget_ms is not None else MAX_WAIT_MS
+    allowed = _allowed(hint, ladder)
+    fits = [c for c in allowed if (c.forecast.p95_ms if whole else c.forecast.wait_ms) <= left_ms]
+    best = hint.quality is not None and hint.quality.best
+    if fits and (not whole or best or terms.cheapest or hint.variant is not None):
+        return min(fits, key=lambda c: (c.cost, -c.forecast.wait_ms, -c.fidelity)).variant
+    if fits:
+        top, fidelities = max(c.fidelity for c in fits), [c.fidelity for c in ladder]
+        least, span = min(fidelities), max(fidelities) - min(fidelities) or 1.0
+
+        def rank(c: Candidate) -> tuple[float, float, float, float]:
+            worth = (
+                AN_ANSWER
+                + ((top if c.fidelity >= top - FIDELITY_TIE else c.fidelity) - least) / span
+            )
+            return worth - c.price, -c.cost, c.forecast.wait_ms, c.fidelity
+
+        found = max(fits, key=rank)
+        return None if terms.sheds and rank(found)[0] < 0 else found.variant
+    hopeful = [c for c in allowed if c.forecast.p50_ms <= left_ms] if whole else []
+    if not hopeful:
+        return None
+    safest = min(hopeful, key=lambda c: (c.forecast.p95_ms, -c.fidelity))
+    dear = terms.sheds and hint.variant is None and safest.price > AN_ANSWER
+    return None if dear else safest.variant
+
+
+@given(HINTS, PRICED_LADDERS, TERMS)
+def test_the_choice_is_the_one_by_the_book(
+    hint: Hint, ladder: list[Candidate], terms: Terms
+) -> None:
+    """Passing over variants that cannot be the pick, without their forecasts, loses no better one."""
+    assert _name_of(decide(hint, ladder, elapsed_ms=0.0, terms=terms)) == _by_the_book(
+        hint, ladder, terms
+    )
+
+
+def _name_of(decision: Decision) -> str | None:
+    return decision.chosen and decision.chosen.variant
