@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtests import autoscale_command, decision_bench, reality_command, simulate_command
+from loadtests.bench import command as bench_command
 from loadtests.errors import LoadTestError
 from loadtests.phases import PROFILES
 from loadtests.slo import METRICS, parse_slo
@@ -38,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
     autoscale_command.add_options(scaled)
     real = commands.add_parser("reality", help="hold the simulator against a running server")
     reality_command.add_options(real)
+    benched = commands.add_parser("bench", help="what a text costs, beside the bare engine")
+    bench_command.add_options(benched)
     decision_bench.add_options(commands.add_parser("bench-decision", help="time one decision"))
     return top
 
@@ -148,6 +151,7 @@ COMMANDS = {
     "simulate": simulate_command.simulate,
     "autoscale": autoscale_command.autoscale,
     "reality": reality_command.reality,
+    "bench": bench_command.bench,
     "bench-decision": decision_bench.bench,
 }
 
