@@ -1,4 +1,4 @@
-"""`python -m loadtests run | report | compare | simulate | reality | autoscale | bench-decision`."""
+"""`python -m loadtests run | report | compare | simulate | reality | autoscale | bench | peers | micro`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from loadtests import autoscale_command, decision_bench, reality_command, simulate_command
+from loadtests import autoscale_command, reality_command, simulate_command
+from loadtests import micro as micro_command
 from loadtests.bench import command as bench_command
 from loadtests.errors import LoadTestError
 from loadtests.phases import PROFILES
@@ -41,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     reality_command.add_options(real)
     benched = commands.add_parser("bench", help="what a text costs, beside the bare engine")
     bench_command.add_options(benched)
-    decision_bench.add_options(commands.add_parser("bench-decision", help="time one decision"))
+    timed = commands.add_parser("micro", help="time the parts of a request's way")
+    micro_command.add_options(timed)
     return top
 
 
@@ -152,7 +154,7 @@ COMMANDS = {
     "autoscale": autoscale_command.autoscale,
     "reality": reality_command.reality,
     "bench": bench_command.bench,
-    "bench-decision": decision_bench.bench,
+    "micro": micro_command.micro,
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m loadtests bench-decision`: what one routing decision costs, of six variants with four replicas.
+"""What one routing decision costs, of six variants with four replicas: a part of `loadtests micro`.
 
 The brain's state is another for each few decisions: idle and queued variants, paces, lateness. Times are
 of this process's thread alone, the whole of `Brain.decide` first, then its two parts on their own.
@@ -6,14 +6,12 @@ of this process's thread alone, the whole of `Brain.decide` first, then its two 
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from converters.provenance import provenance
 from serve_app.manifest import Profile
 from serve_app.policy.brain import Brain, Options, VariantFacts
 from serve_app.policy.hint import Hint, Quality
@@ -31,6 +29,7 @@ HINTS = (
     Hint(quality=Quality(floor=0.99)),
     Hint(),
 )
+STATES = f"  (decisions of {VARIANTS} variants x {REPLICAS} replicas in changing states)"
 TERMS = Terms(30_000.0, reserve_ms=2.0, sheds=True)
 
 
@@ -44,22 +43,6 @@ class Timed:
     def __str__(self) -> str:
         p50, p99 = (self.us[int(len(self.us) * share)] for share in (0.5, 0.99))
         return f"{self.what:<22} p50 {p50:6.1f} us   p99 {p99:6.1f} us"
-
-
-def bench(args: argparse.Namespace) -> int:
-    """Run the command."""
-    for timed in measured(args.decisions, seed=args.seed):
-        print(timed)
-    print(f"{args.decisions} decisions, {VARIANTS} variants x {REPLICAS} replicas")
-    for line in provenance(packages=()).lines:
-        print(line.removesuffix(", "))
-    return 0
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add them to the sub-command's parser."""
-    parser.add_argument("--decisions", type=int, default=DECISIONS, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the states (default: %(default)s)")
 
 
 def measured(decisions: int, *, seed: int = 0) -> Iterator[Timed]:

@@ -72,9 +72,9 @@ def options_of(args: argparse.Namespace) -> Options:
     if rounds < 1:
         raise BadOption("--rounds", rounds, "from 1 on")
     if not seconds > 0:
-        raise BadOption("--seconds", seconds, "not above zero")
+        raise BadOption("--seconds", f"{seconds:g}", "not above zero")
     if not idle_s >= 0:
-        raise BadOption("--idle-seconds", idle_s, "from 0 on")
+        raise BadOption("--idle-seconds", f"{idle_s:g}", "from 0 on")
     return Options(
         artifacts=args.artifacts,
         variants=tuple(v.strip() for v in (args.variants or "").split(",") if v.strip()),
