@@ -42,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
     reality_command.add_options(real)
     benched = commands.add_parser("bench", help="what a text costs, beside the bare engine")
     bench_command.add_options(benched)
+    beside = commands.add_parser("peers", help="the same, beside what people run instead")
+    bench_command.add_peers_options(beside)
     timed = commands.add_parser("micro", help="time the parts of a request's way")
     micro_command.add_options(timed)
     return top
@@ -154,6 +156,7 @@ COMMANDS = {
     "autoscale": autoscale_command.autoscale,
     "reality": reality_command.reality,
     "bench": bench_command.bench,
+    "peers": bench_command.peers,
     "micro": micro_command.micro,
 }
 

@@ -51,6 +51,25 @@ def add_options(parser: argparse.ArgumentParser, *, clients: str = CLIENTS) -> N
     )
 
 
+def add_peers_options(parser: argparse.ArgumentParser) -> None:
+    """As of bench, and where the peers' environments are."""
+    add_options(parser, clients="16")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("peers"),
+        help="folder of the peers' environments, made once and kept (default: %(default)s)",
+    )
+
+
+def peers(args: argparse.Namespace) -> int:
+    """Run the command; raises LoadTestError."""
+    from loadtests.bench.run import options_of
+    from loadtests.peers.run import run_peers
+
+    return run_peers(options_of(args), work=args.work)
+
+
 def bench(args: argparse.Namespace) -> int:
     """Run the command; raises LoadTestError."""
     from loadtests.bench.run import options_of, run_bench

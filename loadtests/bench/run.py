@@ -27,6 +27,7 @@ from serve_app.registry import Ladder, load_ladder
 
 TOOLS = ("ray", "uvicorn", "onnxruntime", "openvino", "tokenizers", "numpy", "orjson")
 INTERRUPTED = 130
+LOGS = "logs"  # git-ignored
 NO_LIMIT = 1_000_000  # tokens: a text is counted whole
 
 
@@ -119,7 +120,7 @@ def run_bench(options: Options) -> int:
             targets,
             title="What a text costs",
             made=made,
-            notes=(*found.notes, _paced(options)),
+            notes=(*found.notes, paced(options)),
             more=f"Serve's stock proxy and settings, CPU per text ÷ ours:\n\n"
             f"{markdown(('', '×'), ratios)}"
             if ratios
@@ -146,13 +147,14 @@ def measure(
         "seconds": options.pace.seconds,
         "warm_s": options.pace.warm_s,
     }
-    progress = ProgressLine()
+    progress, logs = ProgressLine(), folder / LOGS
+    logs.mkdir(exist_ok=True)
     course = Course(
         cells=options.cells,
         workloads=found.workloads,
         rounds=options.rounds,
         pace=options.pace,
-        folder=folder,
+        folder=logs,
         tell=progress.done,
     )
     try:
@@ -189,7 +191,8 @@ def _subjects(options: Options, ladder: Ladder) -> list[Subject]:
     ]
 
 
-def _paced(options: Options) -> str:
+def paced(options: Options) -> str:
+    """How it was measured, for people."""
     pace = options.pace
     return (
         f"medians of {options.rounds} rounds; {pace.seconds:g} s each after {pace.warm_s:g} s of "
