@@ -15,7 +15,7 @@ from pathlib import Path
 from loadtests.bench.samples import Row
 from loadtests.bench.served import ServerSubject
 from loadtests.bench.workloads import Ask
-from loadtests.peers.environments import Environment, Made
+from loadtests.peers.environments import Environment, Made, Patch
 from loadtests.peers.models import Models
 
 SENTENCE_TRANSFORMERS, INFINITY, VLLM, RAY_EMBEDDING = (
@@ -144,6 +144,18 @@ PEERS = (
             packages=(
                 *("infinity-emb[server,torch,optimum]==0.0.78", "transformers==4.48.3"),
                 *("optimum==1.27.0", "pyarrow<20", "torch==2.13.0"),
+            ),
+            patches=(
+                Patch(
+                    "optimum/exporters/onnx/model_patcher.py",
+                    "from torch.onnx.symbolic_opset14 import",
+                    "from torch.onnx._internal.torchscript_exporter.symbolic_opset14 import",
+                ),
+                Patch(
+                    "infinity_emb/transformer/embedder/optimum.py",
+                    "file_name=onnx_file.as_posix(),",
+                    "file_name=onnx_file.name,",
+                ),
             ),
         ),
         infinity,

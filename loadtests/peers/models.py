@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from converters.checkpoint import Checkpoint
 
@@ -41,7 +42,7 @@ class Models:
         def quantise(folder: Path) -> None:
             from converters.to_int8_dynamic import quantize_dynamic
 
-            quantize_dynamic(self.onnx_fp32() / "onnx" / FP32_FILE, folder / INT8_FILE)
+            quantize_dynamic(self.onnx_fp32() / FP32_FILE, folder / INT8_FILE)
 
         return self._made("onnx-int8", quantise)
 
@@ -51,8 +52,7 @@ class Models:
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.torch, folder, ignore=shutil.ignore_patterns(WEIGHTS))
-        (folder / "onnx").mkdir()
-        put(folder / "onnx")
+        put(folder)
         (folder / DONE).touch()
         return folder
 
@@ -63,14 +63,21 @@ def export_hidden(checkpoint: Checkpoint, file: Path) -> None:
 
     from converters.to_onnx import quiet
 
-    model = checkpoint.load_model()
-    model.config.return_dict = False
+    class Hidden(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = checkpoint.load_model()
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> Any:
+            out = self.model(input_ids=ids, attention_mask=mask, token_type_ids=types)
+            return out.last_hidden_state
+
     names = ("input_ids", "attention_mask", "token_type_ids")
     one = torch.ones((2, 8), dtype=torch.int64)
     axes = {name: {0: "batch", 1: "tokens"} for name in (*names, OUTPUT)}
     with torch.inference_mode(), quiet():
         torch.onnx.export(
-            model,
+            Hidden().eval(),
             (one, one, one * 0),
             str(file),
             input_names=list(names),
