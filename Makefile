@@ -8,7 +8,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: serve test check fmt convert load report clean help
+.PHONY: serve test check fmt convert load report bench clean help
 
 serve: .venv/serve.done ## convert on first use, then serve on http://127.0.0.1:8000
 	@$(BIN)/python -m converters build --missing --out $(ARTIFACTS)
@@ -34,6 +34,9 @@ load: .venv/dev.done ## load the running server, or one of its own, and write lo
 
 report: .venv/serve.done ## measure all variants side by side and write report/index.html
 	$(BIN)/python -m converters report --out $(ARTIFACTS) $(ARGS)
+
+bench: .venv/dev.done ## measure what a text costs, beside the bare engine: loadtests/results/DATE-MACHINE/bench
+	@$(BIN)/python -m loadtests bench --artifacts $(ARTIFACTS) $(ARGS)
 
 clean: ## remove the environment and the artifacts
 	rm -rf .venv $(ARTIFACTS) .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""`python -m loadtests run | report | compare | simulate | reality | autoscale | gpu | bench-decision`."""
+"""`python -m loadtests run|report|compare|simulate|reality|autoscale|bench|peers|micro|gpu`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from loadtests import (
-    autoscale_command,
-    decision_bench,
-    gpu_command,
-    reality_command,
-    simulate_command,
-)
+from loadtests import autoscale_command, gpu_command, reality_command, simulate_command
+from loadtests import micro as micro_command
+from loadtests.bench import command as bench_command
 from loadtests.errors import LoadTestError
 from loadtests.phases import PROFILES
 from loadtests.slo import METRICS, parse_slo
@@ -49,7 +45,12 @@ def parser() -> argparse.ArgumentParser:
             "gpu", help="measure a GPU's replicas against FP32 and the card's ceilings"
         )
     )
-    decision_bench.add_options(commands.add_parser("bench-decision", help="time one decision"))
+    benched = commands.add_parser("bench", help="what a text costs, beside the bare engine")
+    bench_command.add_options(benched)
+    beside = commands.add_parser("peers", help="the same, beside what people run instead")
+    bench_command.add_peers_options(beside)
+    timed = commands.add_parser("micro", help="time the parts of a request's way")
+    micro_command.add_options(timed)
     return top
 
 
@@ -160,7 +161,9 @@ COMMANDS = {
     "autoscale": autoscale_command.autoscale,
     "gpu": gpu_command.gpu,
     "reality": reality_command.reality,
-    "bench-decision": decision_bench.bench,
+    "bench": bench_command.bench,
+    "peers": bench_command.peers,
+    "micro": micro_command.micro,
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m loadtests bench-decision`: what one routing decision costs, of six variants with four replicas.
+"""What one routing decision costs, of six variants with four replicas: a part of `loadtests micro`.
 
 The brain's state is another for each few decisions: idle and queued variants, paces, lateness; two of
 five requests are refused. `Brain.decide` is timed by the clock on the wall, which counts what the host and
@@ -8,14 +8,12 @@ other processes take meanwhile, and by the processor time of this thread; then t
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from converters.provenance import provenance
 from serve_app.manifest import Profile
 from serve_app.policy.brain import Brain, Options, VariantFacts
 from serve_app.policy.hint import Hint, Quality
@@ -33,6 +31,7 @@ HINTS = (
     Hint(quality=Quality(floor=0.99)),
     Hint(),
 )
+STATES = f"  (decisions of {VARIANTS} variants x {REPLICAS} replicas in changing states)"
 TERMS = Terms(30_000.0, reserve_ms=2.0, sheds=True)
 
 
@@ -46,22 +45,6 @@ class Timed:
     def __str__(self) -> str:
         p50, p99 = (self.us[int(len(self.us) * share)] for share in (0.5, 0.99))
         return f"{self.what:<20} p50 {p50:6.1f} us   p99 {p99:6.1f} us"
-
-
-def bench(args: argparse.Namespace) -> int:
-    """Run the command."""
-    for timed in measured(args.decisions, seed=args.seed):
-        print(timed)
-    print(f"{args.decisions} decisions, {VARIANTS} variants x {REPLICAS} replicas")
-    for line in provenance(packages=()).lines:
-        print(line.removesuffix(", "))
-    return 0
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add them to the sub-command's parser."""
-    parser.add_argument("--decisions", type=int, default=DECISIONS, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the states (default: %(default)s)")
 
 
 def measured(decisions: int, *, seed: int = 0) -> Iterator[Timed]:

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from loadtests.errors import NoServer
+from loadtests.programs import running
 from loadtests.sampling import LOCAL
 from loadtests.served import Server
 
 READY_WITHIN_S = 300.0
-STOPPED_WITHIN_S = 60.0
 LOG = "server.log"
 
 Say = Callable[[str], None]
@@ -55,7 +54,7 @@ def serving(server: Server, *, wanted: Wanted | None, folder: Path, say: Say) ->
             _warn_of_others(server, wanted.variants, say)
         yield
         return
-    _build(wanted.artifacts)
+    build_missing(wanted.artifacts)
     say(f"no server at {server.host}: starting one")
     with _started(server, wanted, log=folder / LOG):
         yield
@@ -77,7 +76,8 @@ def _free(server: Server) -> bool:
         return probe.connect_ex((url.hostname, url.port or 80)) != 0
 
 
-def _build(artifacts: Path) -> None:
+def build_missing(artifacts: Path) -> None:
+    """Build what is not there, as `make serve` does; raises NoServer."""
     command = [sys.executable, "-m", "converters", "build", "--missing", "--out", str(artifacts)]
     with subprocess.Popen(command, start_new_session=True) as build:  # noqa: S603
         try:
@@ -97,28 +97,5 @@ def _started(server: Server, wanted: Wanted, *, log: Path) -> Iterator[None]:
     command += ["--host", str(url.hostname), "--port", str(url.port or 80)]
     if wanted.variants is not None:
         command += ["--variants", wanted.variants]
-    with log.open("w", encoding="utf-8") as opened:
-        process = subprocess.Popen(  # noqa: S603
-            command, stdout=opened, stderr=opened, start_new_session=True
-        )
-    try:
-        _await(server, process, log)
+    with running(command, server.check, log=log, within_s=READY_WITHIN_S):
         yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOPPED_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _await(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    latest_s = time.monotonic() + READY_WITHIN_S
-    while process.poll() is None and time.monotonic() < latest_s:
-        try:
-            return server.check()
-        except NoServer:
-            time.sleep(0.5)
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    raise NoServer(f"the server did not get ready: {lines[-1] if lines else 'it said nothing'}")

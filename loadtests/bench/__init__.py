@@ -1,0 +1,1 @@
+"""`python -m loadtests bench` and `peers`: what a text costs here, beside the bare engine and what others run."""
