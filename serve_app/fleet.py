@@ -18,6 +18,7 @@ from serve_app.engines.base import TokenIds
 from serve_app.engines.tokenization import Tokenized
 from serve_app.errors import (
     HintConflict,
+    NotAdmitted,
     NotReady,
     UnknownVariant,
     shown,
@@ -138,6 +139,21 @@ class Fleet:
         self.brain.brownout.look(now_s=now_s)
         return now_s
 
+    def come_in(self) -> None:
+        """Let a request in to be read, unless the router cannot keep up with reading.
+
+        Raises:
+            NotAdmitted: come again later; nothing is known of the request.
+        """
+        retry_after_s = self.brain.turns_away(now_s=self.look())
+        if retry_after_s is not None:
+            self.tally.unread += 1
+            raise NotAdmitted(
+                "not admitted: more requests arrive than this router can read; it took no look at this one",
+                param=None,
+                retry_after_s=retry_after_s,
+            )
+
     def judge(self, hint: Hint, *, tokens: int, elapsed_ms: float, client: str) -> Decision:
         """What `decide` would say now; nothing is remembered.
 
@@ -203,7 +219,12 @@ class Fleet:
                 if outcome in (Outcome.LATE, Outcome.DISCONNECTED):
                     now_s = time.monotonic()
                     elapsed_ms = (now_s - started_s) * 1000
-                    brain.late(decision, elapsed_ms=elapsed_ms, now_s=now_s)
+                    brain.late(
+                        decision,
+                        elapsed_ms=elapsed_ms,
+                        now_s=now_s,
+                        hung_up=outcome is Outcome.DISCONNECTED,
+                    )
                 raise
         now_s = time.monotonic()
         self.tally.answered(name, now_s - started_s)

@@ -51,7 +51,8 @@ class Tally:
     """What became of one router's requests."""
 
     def __init__(self, variants: Iterable[str]) -> None:
-        self.refused = 0
+        self.refused = 0  # read, decided, and not admitted
+        self.unread = 0  # refused at the door
         self.requests = {name: dict.fromkeys(Outcome, 0) for name in variants}
         self.seconds = dict.fromkeys(self.requests, 0.0)  # of those answered
 
@@ -107,7 +108,13 @@ class _Snapshot(Collector):
             f"{PREFIX}refused", "Requests that were not admitted", labels=("router",)
         )
         refused.add_metric((self._router,), tally.refused)
-        yield from (requests, seconds, refused)
+        unread = CounterMetricFamily(
+            f"{PREFIX}unread",
+            "Requests refused unread, while the router could not keep up",
+            labels=("router",),
+        )
+        unread.add_metric((self._router,), tally.unread)
+        yield from (requests, seconds, refused, unread)
 
     def _believed(self) -> Iterator[Metric]:
         brain, now_s = self._brain, self._now_s

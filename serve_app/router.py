@@ -1,6 +1,6 @@
 """The ingress: one request from its first byte to its answer.
 
-parse → tokenise once → decide → dispatch → answer. Ray is not known here: `app.py` gives the router
+let in → parse → tokenise once → decide → dispatch → answer. Ray is not known here: `app.py` gives the router
 its transports and its place in Serve.
 """
 
@@ -145,6 +145,7 @@ class Router:
         raise NotFound(f"no route {shown(path)}; routes: {known}")
 
     async def _embeddings(self, scope: Scope, receive: Receive, arrived_s: float) -> Response:
+        self._fleet.come_in()
         prepared = await self._prepare(scope, receive)
         request, tokenized, hint = prepared.request, prepared.tokenized, prepared.request.hint
         decided_ms = _ms_since(arrived_s)

@@ -220,3 +220,20 @@ def test_a_floor_above_every_variant_is_refused_by_its_field(
     error = error_of(served.embed(latency_ms=10_000, quality=0.97), 429)
     assert error["param"] == "quality"
     assert "0.97" in error["message"]
+
+
+def test_a_router_that_cannot_keep_up_refuses_unread(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The body is not even looked at; the answer says when to come back, and is counted."""
+    brain = served.router._fleet.brain
+    monkeypatch.setattr(brain, "turns_away", lambda **_: 3.2)
+    response = served.ask("POST", "/v1/embeddings", content=b"not even JSON")
+    assert response.headers["Retry-After"] == "4"
+    assert error_of(response, 429)["code"] == "not_admitted"
+    monkeypatch.undo()
+    assert served.ask("POST", "/v1/embeddings", json={"input": "hello"}).status_code == 200
+    metrics = served.ask("GET", "/metrics").text
+    assert [line.split()[-1] for line in metrics.splitlines() if "_unread_total{" in line] == [
+        "1.0"
+    ]
