@@ -12,7 +12,7 @@ from loadtests.bench.workloads import Ask
 from loadtests.local_server import build_missing
 from serve_app.registry import Ladder, Rung
 
-OURS, STOCK, BARE = "ours", "stock", "bare"
+OURS, HANDLES, STOCK, BARE = "ours", "handles", "stock", "bare"
 FLOAT = "float"
 # No budget, so that nothing is refused: what routing costs, not what it promises.
 ROUTED = Ask({"quality": "balanced"})
@@ -64,13 +64,25 @@ def compared_with_peers(artifacts: Path, ladder: Ladder) -> ServerSubject:
     )
 
 
+def handles(artifacts: Path, ladder: Ladder) -> ServerSubject:
+    """The server with calls over Serve's handles instead of connections of its own, cheapest variant."""
+    names = names_of(ladder)
+    cheap = cheapest(ladder, LEAST_CHEAP).manifest.variant
+    return ServerSubject(
+        name=HANDLES,
+        command=lambda port: _serve(artifacts, names, port, calls="handle"),
+        asks={Row(HANDLES, cheap): pinned(cheap)},
+        ready_path="/ready",
+    )
+
+
 def stock(artifacts: Path, ladder: Ladder) -> ServerSubject:
-    """The same application on Serve's defaults, pinned to the cheapest variant, and routed."""
+    """The same application on Serve's defaults and handles, pinned to the cheapest variant, and routed."""
     names = names_of(ladder)
     cheap = cheapest(ladder, LEAST_CHEAP).manifest.variant
     return ServerSubject(
         name=STOCK,
-        command=lambda port: _serve(artifacts, names, port),
+        command=lambda port: _serve(artifacts, names, port, calls="handle"),
         asks={Row(STOCK, cheap): pinned(cheap), Row(STOCK, None, "routed"): ROUTED},
         ready_path="/ready",
         environment=STOCK_ENVIRONMENT,
@@ -108,8 +120,10 @@ def cheapest(ladder: Ladder, fidelity: float) -> Rung:
     return min(enough, key=lambda r: r.manifest.profile.cost_ms)
 
 
-def _serve(artifacts: Path, names: Sequence[str], port: int) -> Sequence[str]:
+def _serve(
+    artifacts: Path, names: Sequence[str], port: int, *, calls: str = "direct"
+) -> Sequence[str]:
     return [
         *(sys.executable, "-m", "serve_app", "--artifacts", str(artifacts)),
-        *("--variants", ",".join(names), "--port", str(port)),
+        *("--variants", ",".join(names), "--port", str(port), "--calls", calls),
     ]
