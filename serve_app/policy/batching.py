@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from serve_app.manifest import Profile
 
-BASES = 4.0  # a batch of so many times its own cost spends three quarters of its time on tokens
+BASES = 6.0  # a batch of so many times its own cost spends five sixths of its time on tokens
 LEAST_BATCH_MS = 8.0  # a call costs its router and replica something too
 MOST_BATCH_MS = 25.0  # beyond, those who wait for the next batch lose more than this one gains
 FEWEST_TOKENS = 16

@@ -111,7 +111,7 @@ def test_a_call_is_filled_to_its_limit_exactly(
     ("base_ms", "longest_ms"),
     [
         pytest.param(0.5, LEAST_BATCH_MS, id="a cheap start, and still not many calls"),
-        pytest.param(5.0, 20.0, id="four times what a batch costs at least"),
+        pytest.param(3.0, 18.0, id="six times what a batch costs at least"),
         pytest.param(10.0, MOST_BATCH_MS, id="never longer than who waits can bear"),
     ],
 )
