@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import log
 
-from serve_app.manifest import Profile
 from serve_app.policy.brownout import Brownout
 from serve_app.policy.contention import Contention
 from serve_app.policy.decision import Candidate, Decision, Terms
@@ -26,37 +25,18 @@ from serve_app.policy.forecast import Forecast, batches_ms, size_bin
 from serve_app.policy.gate import Gate
 from serve_app.policy.hint import Hint, Quality
 from serve_app.policy.load import Engines, ReplicaState, VariantLoad
+from serve_app.policy.options import Options, VariantFacts
 from serve_app.policy.outlook import Looked, Moment, Outlook, look_at_all
 from serve_app.policy.refusal import refuse
 from serve_app.policy.returns import Returns
 from serve_app.policy.routing import choose, decide, fidelity_floor, time_left_ms
 
+__all__ = ["Brain", "Options", "VariantFacts"]
+
 LEGS = 2  # a call waits for the router's thread when it leaves, and its reply once more
 RETRY_JITTER = 0.5  # Retry-After grows by up to half: clients refused together shall not return so
 CROWDED = 0.05  # of requests that miss: then those refused come back in turn
 OVER_SHARE_MAY_FILL = 0.5  # of a budget, while something must be shed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VariantFacts:
-    """What is known of a variant before any request."""
-
-    variant: str
-    fidelity: float
-    profile: Profile
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a brain is told; the switches are for the simulator's ablations."""
-
-    default: Hint  # of requests that bring none
-    cores: float  # that engines share on a host
-    max_wait_ms: float = 30_000.0
-    reserve_ms: float = 2.0
-    corrects: bool = True
-    sees_joiners: bool = True
-    sheds: bool = True  # brownout, fairness, and refusing what cannot make it
 
 
 class Brain:

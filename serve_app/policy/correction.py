@@ -3,12 +3,15 @@
 With y = log(actual / forecast median), `theta` tracks the 95th percentile of y by stochastic
 approximation (Robbins and Monro 1951; as adaptive conformal inference, Gibbs and Candès 2021):
 
-    theta += STEP * (1[y > theta] - 0.05)
+    theta += STEP * (1[y > theta] - MISSES)
+
+MISSES is 0.04, for 0.05 to miss: a request goes where the forecast looks best, which is more often where it is
+too low, and after a burst theta follows with a delay.
 
 A request that timed out or was cancelled after a time u was late by nobody knows how much. Of those
-that last longer than u, a share of 0.05 / P(y > u) lasts longer than theta (Kaplan and Meier 1958,
+that last longer than u, a share of MISSES / P(y > u) lasts longer than theta (Kaplan and Meier 1958,
 "redistribute to the right"), and P is interpolated between the median and p95: so it counts as late in
-full from p95 on, by a tenth at the median, and a client that hangs up at once says nothing.
+full from p95 on, by a twelfth at the median, and a client that hangs up at once says nothing.
 
 Each bin (load × size) keeps its own deviation from the variant's theta, weighted by how much it has
 seen: a sparse bin is the variant's. A bin that is not heard of relaxes to its prior, the spread of the
@@ -19,11 +22,11 @@ from __future__ import annotations
 
 import math
 
-MISSES = 0.05
-STEP = 0.08  # one miss raises p95 by 8 %; a hit lowers it by 0.4 %
+MISSES = 0.04
+STEP = 0.04  # one miss raises p95 by 3.8 %; a hit lowers it by 0.16 %
 STALE_S = 2.0  # a bin not heard of for so long begins to relax
 RELAXES_S = 10.0  # to 1/e of its distance from the prior
-SPARSE = 20  # observations at which a bin counts as much as its variant
+SPARSE = 60  # observations at which a bin counts as much as its variant
 MOST = math.log(3.0)  # beyond, a variant would not be asked for seconds after a burst
 LEAST = math.log(0.8)
 LEAST_SPREAD = 1.1

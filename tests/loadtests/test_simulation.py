@@ -132,8 +132,8 @@ def test_urgent_jobs_have_a_core_before_all_others() -> None:
 def test_texts_that_gather_share_a_batch() -> None:
     """While two calls are in flight the third text and the fourth wait, and travel together."""
     machine = Machine(cores=8, variants=(facts(),))
-    fate = Cluster(machine, _always, seed=0).run([request(n, 0.0, tokens=100) for n in range(4)])
-    single_ms, double_ms = 2.0 + 0.1 * 100, 2.0 + 0.1 * 200
+    fate = Cluster(machine, _always, seed=0).run([request(n, 0.0, tokens=30) for n in range(4)])
+    single_ms, double_ms = 2.0 + 0.1 * 30, 2.0 + 0.1 * 60
     ends_ms = [single_ms, 2 * single_ms, 2 * single_ms + double_ms, 2 * single_ms + double_ms]
     assert fate.latencies_ms == pytest.approx(ends_ms)
 

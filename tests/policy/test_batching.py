@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.policy.batching import next_batch, take_tokens
+from serve_app.policy.batching import (
+    FEWEST_TOKENS,
+    LEAST_BATCH_MS,
+    MOST_BATCH_MS,
+    next_batch,
+    short_batches,
+    take_tokens,
+)
+from tests.policy.profiles import profile_of
 
 LENGTHS = st.lists(st.integers(1, 512), min_size=1, max_size=60)
 BUDGETS = st.integers(1, 4096)
@@ -97,3 +105,29 @@ def test_a_call_is_filled_to_its_limit_exactly(
 ) -> None:
     """The limit itself still fits; a text over the limit travels alone."""
     assert take_tokens(lengths, call_tokens) == expected
+
+
+@pytest.mark.parametrize(
+    ("base_ms", "longest_ms"),
+    [
+        pytest.param(0.5, LEAST_BATCH_MS, id="a cheap start, and still not many calls"),
+        pytest.param(3.0, 18.0, id="six times what a batch costs at least"),
+        pytest.param(10.0, MOST_BATCH_MS, id="never longer than who waits can bear"),
+    ],
+)
+def test_a_batch_is_no_longer_than_pays(base_ms: float, longest_ms: float) -> None:
+    """Up to a token; a profile that wants less keeps its own."""
+    wanted = profile_of(base_ms, 0.1, batch_tokens=4096)
+    found = short_batches(wanted)
+    assert longest_ms - 0.1 < found.fitted_ms(found.batch_tokens) <= longest_ms + 1e-9
+    modest = profile_of(base_ms, 0.1, batch_tokens=20)
+    assert short_batches(modest) is modest
+
+
+@given(st.floats(0, 100), st.floats(0.001, 50), st.integers(FEWEST_TOKENS, 10_000))
+def test_a_shorter_batch_still_holds_a_few_tokens(
+    base_ms: float, per_token_ms: float, batch_tokens: int
+) -> None:
+    """However slow the engine; and it is never made longer."""
+    found = short_batches(profile_of(base_ms, per_token_ms, batch_tokens=batch_tokens))
+    assert FEWEST_TOKENS <= found.batch_tokens <= batch_tokens

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.policy.correction import LEAST, MOST, RELAXES_S, STALE_S, Correction
+from serve_app.policy.correction import LEAST, MISSES, MOST, RELAXES_S, STALE_S, Correction
 
 PRIOR = math.log(1.2)
 BIN = 2
@@ -50,12 +50,12 @@ def test_an_untouched_correction_is_the_profiles_spread() -> None:
 
 
 def test_a_miss_raises_p95_much_and_a_hit_lowers_it_little() -> None:
-    """One in twenty late ones keeps it where it is."""
+    """One late one in so many as are to miss keeps it where it is."""
     missed, hit = _correction(), _correction()
     _teach(missed, 1.0)
     _teach(hit, 0.0)
     up, down = missed.theta(BIN, 0.0) - PRIOR, PRIOR - hit.theta(BIN, 0.0)
-    assert up == pytest.approx(19 * down)
+    assert up == pytest.approx((1 - MISSES) / MISSES * down)
     assert down > 0
 
 
