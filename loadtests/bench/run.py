@@ -137,8 +137,10 @@ def measure(
     found: Ground,
     folder: Path,
     write: Callable[[Results, Provenance], None],
+    *,
+    figure: str = "bench.png",
 ) -> int:
-    """Run all rounds; results are on disk after each outcome, tables and figure at the end."""
+    """Run all rounds; results are on disk after each outcome, tables and the figure at the end."""
     made, results, code = provenance(packages=TOOLS), Results(), 0
     about = {
         "variants": {r.manifest.variant: r.manifest.fidelity.p1 for r in found.ladder.rungs},
@@ -168,7 +170,7 @@ def measure(
         write(results, made)
         clients = {c.clients for c in options.cells}
         shown_clients = CLIENTS if CLIENTS in clients else max(clients)
-        draw(results, folder / "bench.png", clients=shown_clients, made=made)
+        draw(results, folder / figure, clients=shown_clients, made=made)
     print(folder)
     return code or (2 if results.failed else 0)
 

@@ -90,7 +90,7 @@ def run_peers(options: Options, *, work: Path, checkpoint: str = DEFAULT_CHECKPO
         encoding="utf-8",
     )
     all_subjects: list[Subject] = [compared_with_peers(options.artifacts, found.ladder), *subjects]
-    return measure(all_subjects, options, found, folder, write)
+    return measure(all_subjects, options, found, folder, write, figure="peers.png")
 
 
 def prepare(peers: Iterable[Peer], models: Models, work: Path, tell: Tell) -> Prepared:
