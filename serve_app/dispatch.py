@@ -1,6 +1,6 @@
 """The router's side of a variant: texts gather while calls are in flight; one call carries many.
 
-A handle call costs about 2 CPU-ms whatever it carries, so while a variant's replicas are busy its
+A call costs some CPU whatever it carries (`docs/fast-path.md`), so while a variant's replicas are busy its
 texts wait here, and the next call takes what gathered. Two calls a replica are kept in flight: one in
 the engine, one at its door. A call is one batch, of texts of like length around the oldest: a reply
 comes with the last of its texts, so a short text must not travel with long ones.
@@ -36,7 +36,7 @@ PARTS_QUEUED_AT_MOST = 10_000  # then new requests are turned away
 
 
 class Transport(Protocol):
-    """Carries calls to the replicas of one variant. Real: a Ray handle. Fake: a `Replica` here."""
+    """Carries calls to the replicas of one variant: connections of our own, a Ray handle, or a fake."""
 
     async def __call__(self, call: Call) -> Reply:
         """Run a call on some replica.
