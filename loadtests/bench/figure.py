@@ -32,7 +32,7 @@ def draw(results: Results, file: Path, *, clients: int, made: Provenance) -> Non
     for (left, right), workload in zip(panels, workloads, strict=True):
         _bars(left, results, rows, workload, clients, cpu_s_per_1000)
         _bars(right, results, rows, workload, clients, texts_per_s)
-        title(left, f"{workload}, {clients} clients: CPU-seconds per 1000 texts")
+        title(left, f"{workload} × {clients}: CPU-s per 1000 texts")
         title(right, "texts per second")
     foot(figure, made.lines)
     _save(figure, file)

@@ -120,7 +120,7 @@ def run_bench(options: Options) -> int:
             targets,
             title="What a text costs",
             made=made,
-            notes=(*found.notes, paced(options)),
+            notes=(*found.notes, paced(options, results)),
             more=f"Serve's stock proxy and settings, CPU per text ÷ ours:\n\n"
             f"{markdown(('', '×'), ratios)}"
             if ratios
@@ -194,11 +194,11 @@ def _subjects(options: Options, ladder: Ladder) -> list[Subject]:
     ]
 
 
-def paced(options: Options) -> str:
-    """How it was measured, for people."""
-    pace = options.pace
+def paced(options: Options, results: Results) -> str:
+    """How it was measured, for people; an interrupted run has fewer rounds than it was to have."""
+    pace, rounds = options.pace, len({m.round for m in results.measured})
     return (
-        f"medians of {options.rounds} rounds; {pace.seconds:g} s each after {pace.warm_s:g} s of "
+        f"medians of {rounds} rounds; {pace.seconds:g} s each after {pace.warm_s:g} s of "
         "warm-up, then until the last answer; each subject alone on the machine, started anew in each "
         "round; ratios are medians of each round's ratio. CPU is the server's whole process tree, "
         "without the client"

@@ -72,7 +72,7 @@ def run_peers(options: Options, *, work: Path, checkpoint: str = DEFAULT_CHECKPO
             targets,
             title="Beside what people run instead",
             made=made,
-            notes=(*found.notes, paced(options)),
+            notes=(*found.notes, paced(options, results)),
             more=lines,
         )
         print(target_table(targets))
