@@ -79,7 +79,7 @@ class TestRoute:
 
     def test_it_decides_as_embeddings_does(self, served: Any) -> None:
         """The same request to both routes meets the same variant."""
-        for hints in ({}, {"quality": "best"}, {"latency_ms": 300}, {"model": "auto:fake-fp32"}):
+        for hints in ({}, {"quality": "best"}, {"latency_ms": 700}, {"model": "auto:fake-fp32"}):
             body = {"input": "hello world"} | hints
             asked = served.ask("POST", "/v1/route", json=body).json()["variant"]
             assert asked == variant_of(served.embed(**hints))
