@@ -78,12 +78,13 @@ def _problem(
     tokens = np.array([float(request.tokens) for request in requests])
     budget_ms = np.array([request.budget_ms for request in requests])
     seen_ms = _routed(arrived_ms, machine.unread_ms)
-    routed_ms = seen_ms + machine.router_ms - machine.unread_ms
+    begun_ms = np.maximum(seen_ms - machine.unread_ms, 0.0)  # rounding makes the first negative
+    routed_ms = begun_ms + machine.router_ms
     ends_ms = arrived_ms + budget_ms
     way_ms = machine.call_ms + machine.hop_ms + machine.replica_call_ms
     left_ms = ends_ms - routed_ms - way_ms
     able = np.stack([_alone(v, tokens) <= left_ms for v in machine.variants])
-    first = np.floor((routed_ms - machine.router_ms) / slot_ms).astype(np.int64)
+    first = np.floor(begun_ms / slot_ms).astype(np.int64)
     last = np.maximum(np.floor(ends_ms / slot_ms).astype(np.int64), first)
     return Problem(
         value=np.where(able, np.array(values)[:, None], -1.0),

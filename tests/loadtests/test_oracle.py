@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,6 +201,14 @@ def test_the_router_takes_one_request_at_a_time() -> None:
     requests = [request(number, 0.0, tokens=10, budget_ms=500.0) for number in range(100)]
     found = bound(requests, machine)
     assert found.attainment == pytest.approx(0.49)
+
+
+@pytest.mark.parametrize("router_ms", [0.009, 0.7, 1.348, 1.748, 2.7, 3.3])
+def test_overheads_that_do_not_add_up_in_binary_are_bounded_too(router_ms: float) -> None:
+    """The first request's window begins at zero, not a rounding error before it."""
+    machine = replace(MACHINE, router_ms=router_ms, refuse_ms=router_ms / 2)
+    found = bound([request(0, 0.0), request(1, 0.001)], machine)
+    assert found.attainment == pytest.approx(1.0, abs=1e-3)
 
 
 def test_a_routing_router_leaves_less_to_the_engines() -> None:
