@@ -8,8 +8,13 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from loadtests import autoscale_command, gpu_command, reality_command, simulate_command
-from loadtests import micro as micro_command
+from loadtests import (
+    autoscale_command,
+    gpu_command,
+    micro_command,
+    reality_command,
+    simulate_command,
+)
 from loadtests.bench import command as bench_command
 from loadtests.errors import LoadTestError
 from loadtests.phases import PROFILES

@@ -6,7 +6,6 @@ import argparse
 import random
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -22,27 +21,12 @@ from serve_app.engines.tokenization import Tokenizer
 from serve_app.errors import ConversionError
 from serve_app.policy.batching import next_batch
 
-TIMES = 2000
 LEAST_TIMES = 20
 DIMS, TOKENS = 384, 256
 MAX_TEXTS = 2048
 QUEUES, BATCH_TOKENS = (16, 256), 512  # waiting texts
 TOOLS = ("tokenizers", "orjson", "numpy")
 NO_SCOPE = {"headers": ()}
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add them to the sub-command's parser."""
-    parser.add_argument("--times", type=int, default=TIMES, help="(default: %(default)s)")
-    parser.add_argument(
-        "--decisions", type=int, default=decision_bench.DECISIONS, help="(default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of states (default: %(default)s)")
-    parser.add_argument(
-        "--tokenizer",
-        type=Path,
-        help=f"file to tokenise with (default: that of the package {DEFAULT_CHECKPOINT})",
-    )
 
 
 def micro(args: argparse.Namespace) -> int:

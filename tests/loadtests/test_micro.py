@@ -19,4 +19,4 @@ def test_every_part_is_timed(artifacts: Path, capsys: pytest.CaptureFixture[str]
         *("parse mixed32", "tokenise query", "commit"),
     ):
         assert part in told
-    assert told.count("p99") == 15
+    assert told.count("p99") == 16
