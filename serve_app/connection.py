@@ -21,6 +21,7 @@ from serve_app.wire import (
     Welcome,
     call_frame,
     frame,
+    notice_lost_hosts,
     read_reply,
     read_welcome,
 )
@@ -87,6 +88,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
+        notice_lost_hosts(transport)
         self._transport.write(self._hello)
 
     def data_received(self, data: bytes) -> None:

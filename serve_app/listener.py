@@ -22,6 +22,7 @@ from serve_app.wire import (
     NotOurProtocol,
     Welcome,
     frame,
+    notice_lost_hosts,
     read_call,
     reply_frame,
     welcome_frame,
@@ -105,6 +106,7 @@ class Visitor(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
+        notice_lost_hosts(transport)
         self._listener.visitors.add(self)
         asyncio.get_running_loop().call_later(STRANGERS_S, self._send_away_strangers)
 

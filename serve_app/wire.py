@@ -18,6 +18,8 @@ Serve's own handle carries the same call for about 3 CPU-ms on each side, and th
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -37,6 +39,27 @@ COUNT = Struct("<I")
 REPLY_HEAD = Struct("<dddII")  # queue_ms, inference_ms, pace, queued_tokens, dropped texts
 NUMBER_BYTES = 4  # of every int32 and float32
 LARGEST_FRAME_BYTES = 256 * 1024 * 1024  # above it, this is not our protocol
+
+
+# A host that is gone says nothing: silence is asked about, and what it never confirmed ends the connection.
+SILENT_S, AGAIN_S, TIMES, UNCONFIRMED_MS = 5, 2, 3, 10_000
+_OPTIONS = {
+    "TCP_KEEPIDLE": SILENT_S,
+    "TCP_KEEPINTVL": AGAIN_S,
+    "TCP_KEEPCNT": TIMES,
+    "TCP_USER_TIMEOUT": UNCONFIRMED_MS,
+}
+
+
+def notice_lost_hosts(transport: asyncio.BaseTransport) -> None:
+    """End the connection when the other host vanishes, about ten seconds after it did."""
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _OPTIONS.items():
+        if hasattr(socket, name):  # not every system has each
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class Kind(IntEnum):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import socket
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from serve_app.wire import (
     Welcome,
     call_frame,
     frame,
+    notice_lost_hosts,
     read_call,
     read_reply,
     read_welcome,
@@ -99,3 +102,13 @@ def test_a_welcome_names_the_replica_and_its_profile(measured: Profile | None) -
     """A replica on other hardware brings the profile that it measured."""
     (found,) = FrameReader().feed(welcome_frame(Welcome("r1", measured)))
     assert read_welcome(found.body) == Welcome("r1", measured)
+
+
+def test_a_vanished_host_is_noticed() -> None:
+    """Both ends ask silent peers for a sign of life, and give up what is not confirmed."""
+    with socket.socket() as sock:
+        transport = asyncio.Transport({"socket": sock})
+        notice_lost_hosts(transport)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
