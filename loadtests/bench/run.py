@@ -16,7 +16,7 @@ from loadtests.bench.results import Results, write_results
 from loadtests.bench.rounds import Course
 from loadtests.bench.samples import Cell, Pace, Subject
 from loadtests.bench.tables import markdown, shown, target_table, write_tables
-from loadtests.bench.targets import CLIENTS, bench_targets, stock_ratios
+from loadtests.bench.targets import CLIENTS, Target, bench_targets, stock_ratios
 from loadtests.bench.workloads import NAMES, Workload, mean_tokens, workloads
 from loadtests.errors import BadOption, LoadTestError
 from loadtests.local_server import build_missing
@@ -60,6 +60,15 @@ class Ground:
         )
         tokens = ", ".join(f"{name} {mean:.0f}" for name, mean in self.mean_tokens.items())
         return f"deployed: {variants}", f"mean tokens of a text: {tokens}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a run's tables say besides its measurements."""
+
+    title: str
+    targets: Sequence[Target]
+    more: str
 
 
 def options_of(args: argparse.Namespace) -> Options:
@@ -111,24 +120,18 @@ def run_bench(options: Options) -> int:
     folder = results_folder("bench", out=options.out)
     variants = ours.names_of(found.ladder)
 
-    def write(results: Results, made: Provenance) -> None:
-        targets = bench_targets(results, variants)
+    def summary(results: Results) -> Summary:
         ratios = [(what, shown(value)) for what, value in stock_ratios(results)]
-        write_tables(
-            folder,
-            results,
-            targets,
+        return Summary(
             title="What a text costs",
-            made=made,
-            notes=(*found.notes, paced(options, results)),
+            targets=bench_targets(results, variants),
             more=f"Serve's stock proxy and settings, CPU per text ÷ ours:\n\n"
             f"{markdown(('', '×'), ratios)}"
             if ratios
             else "",
         )
-        print(target_table(targets))
 
-    return measure(subjects, options, found, folder, write)
+    return measure(subjects, options, found, folder, summary)
 
 
 def measure(
@@ -136,7 +139,7 @@ def measure(
     options: Options,
     found: Ground,
     folder: Path,
-    write: Callable[[Results, Provenance], None],
+    summary: Callable[[Results], Summary],
     *,
     figure: str = "bench.png",
 ) -> int:
@@ -167,12 +170,28 @@ def measure(
         progress.done("interrupted: what was measured is kept")
         code = INTERRUPTED
     if results.measured:
-        write(results, made)
+        _write(summary(results), results, folder, made, (*found.notes, _paced(options, results)))
         clients = {c.clients for c in options.cells}
         shown_clients = CLIENTS if CLIENTS in clients else max(clients)
         draw(results, folder / figure, clients=shown_clients, made=made)
     print(folder)
     return code or (2 if results.failed else 0)
+
+
+def _write(
+    summary: Summary, results: Results, folder: Path, made: Provenance, notes: Sequence[str]
+) -> None:
+    """The tables, and the targets on the screen too."""
+    write_tables(
+        folder,
+        results,
+        summary.targets,
+        title=summary.title,
+        made=made,
+        notes=notes,
+        more=summary.more,
+    )
+    print(target_table(summary.targets))
 
 
 def chosen(subjects: Sequence[Subject], words: Sequence[str]) -> list[Subject]:
@@ -194,7 +213,7 @@ def _subjects(options: Options, ladder: Ladder) -> list[Subject]:
     ]
 
 
-def paced(options: Options, results: Results) -> str:
+def _paced(options: Options, results: Results) -> str:
     """How it was measured, for people; an interrupted run has fewer rounds than it was to have."""
     pace, rounds = options.pace, len({m.round for m in results.measured})
     return (

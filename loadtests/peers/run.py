@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from converters.checkpoint import DEFAULT_CHECKPOINT, open_checkpoint
-from converters.provenance import Provenance
 from loadtests.bench.ours import LEAST_CHEAP, best_rung, cheapest, compared_with_peers
 from loadtests.bench.places import results_folder
 from loadtests.bench.results import Results
-from loadtests.bench.run import LOGS, Ground, Options, ground, measure, paced
+from loadtests.bench.run import LOGS, Ground, Options, Summary, ground, measure
 from loadtests.bench.samples import Failed, Subject
 from loadtests.bench.served import ServerSubject, ask_once
-from loadtests.bench.tables import markdown, target_table, write_tables
+from loadtests.bench.tables import markdown
 from loadtests.bench.workloads import Workload
 from loadtests.errors import BadOption, LoadTestError
 from loadtests.peers.catalogue import PEERS, Peer
@@ -64,18 +63,12 @@ def run_peers(options: Options, *, work: Path, checkpoint: str = DEFAULT_CHECKPO
     best = best_rung(found.ladder).manifest.variant
     cheap = cheapest(found.ladder, LEAST_CHEAP).manifest.variant
 
-    def write(results: Results, made: Provenance) -> None:
-        targets = peer_targets(results, best=best, cheap=cheap)
-        write_tables(
-            folder,
-            results,
-            targets,
+    def summary(results: Results) -> Summary:
+        return Summary(
             title="Beside what people run instead",
-            made=made,
-            notes=(*found.notes, paced(options, results)),
+            targets=peer_targets(results, best=best, cheap=cheap),
             more=lines,
         )
-        print(target_table(targets))
 
     (folder / "vectors.json").write_text(
         json.dumps(
@@ -90,7 +83,7 @@ def run_peers(options: Options, *, work: Path, checkpoint: str = DEFAULT_CHECKPO
         encoding="utf-8",
     )
     all_subjects: list[Subject] = [compared_with_peers(options.artifacts, found.ladder), *subjects]
-    return measure(all_subjects, options, found, folder, write, figure="peers.png")
+    return measure(all_subjects, options, found, folder, summary, figure="peers.png")
 
 
 def prepare(peers: Iterable[Peer], models: Models, work: Path, tell: Tell) -> Prepared:

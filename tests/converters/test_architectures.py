@@ -26,7 +26,6 @@ from converters.recipes import RECIPES, Notes  # noqa: E402
 from serve_app.engines.base import Engine, TokenIds, Vectors, pad  # noqa: E402
 from serve_app.engines.onnx_engine import OnnxEngine  # noqa: E402
 from serve_app.engines.torch_engine import open_engine as open_torch_engine  # noqa: E402
-from serve_app.errors import ConversionError  # noqa: E402
 from serve_app.manifest import Pooling  # noqa: E402
 
 pytestmark = pytest.mark.model
@@ -248,57 +247,3 @@ def test_dynamo_takes_over_where_torchscript_fails(tmp_path: Path) -> None:
     texts = random_texts(LENGTHS)
     expected = gemma.reference.embed(texts)
     assert np.abs(onnx_embed(gemma.onnx_file)(texts) - expected).max() <= 1e-5
-
-
-class Stub(torch.nn.Module):
-    """The least that the exporters take for a transformer."""
-
-    def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.embedding = torch.nn.Embedding(VOCABULARY, 4)
-        self.change = change
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> object:
-        del attention_mask
-        states = self.change(self.embedding(input_ids))
-        return transformers.modeling_outputs.BaseModelOutput(last_hidden_state=states)
-
-
-def test_what_cannot_be_exported_names_the_operator(tmp_path: Path) -> None:
-    """When both exporters fail, one line says why each did, the operator, and what to try."""
-    stub = Stub(lambda states: torch.special.zeta(states.abs() + 2, states))
-    with pytest.raises(ConversionError) as caught:
-        to_onnx.export(stub, tmp_path / "model.onnx", pooling="mean")
-    assert "TorchScript: " in caught.value.message
-    assert "aten::special_zeta" in caught.value.message
-    assert "dynamo: " in caught.value.message
-    assert "--variants torch-fp16" in caught.value.message
-    assert "\n" not in caught.value.message
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_length_frozen_by_tracing_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """TorchScript writes the traced length into the graph without an error: the vectors tell."""
-    monkeypatch.setattr(to_onnx, "EXPORTERS", {"TorchScript": False})
-    stub = Stub(lambda states: states + torch.arange(4.0) * float(int(states.shape[1])))
-    with pytest.raises(
-        ConversionError, match=r"its vectors differ from PyTorch's by .* at 4 tokens"
-    ):
-        to_onnx.export(stub, tmp_path / "model.onnx", pooling="mean")
-
-
-def test_what_one_onnx_file_cannot_hold_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Weights over the limit are one line with both sizes and what to build, before any export."""
-    stub = Stub(lambda states: states)
-    weight_bytes = stub.embedding.weight.nbytes
-    monkeypatch.setattr(to_onnx, "MAX_WEIGHT_BYTES", weight_bytes)
-    to_onnx.export(stub, tmp_path / "fits.onnx", pooling="mean")
-    monkeypatch.setattr(to_onnx, "MAX_WEIGHT_BYTES", weight_bytes - 1)
-    with pytest.raises(ConversionError, match=r"Stub has .* GB of weights.*torch-bf16") as caught:
-        to_onnx.export(stub, tmp_path / "model.onnx", pooling="mean")
-    assert "\n" not in caught.value.message
-    assert [file.name for file in tmp_path.iterdir()] == ["fits.onnx"]

@@ -1,8 +1,10 @@
 """Small machines to simulate by hand."""
 
+from dataclasses import replace
+
 from loadtests.sim_types import Machine, SimRequest
-from serve_app.manifest import Profile
 from serve_app.policy.brain import VariantFacts
+from tests.policy.profiles import profile_of
 
 
 def facts(
@@ -15,18 +17,7 @@ def facts(
     batch_tokens: int = 200,
 ) -> VariantFacts:
     """A variant; with a spread of 1 its batches have no noise."""
-    profile = Profile(
-        hardware="by hand",
-        device="cpu",
-        threads=1,
-        base_ms=base_ms,
-        per_token_ms=per_token_ms,
-        spread=spread,
-        batch_tokens=batch_tokens,
-        grid=(),
-        load_ms=0.0,
-        resident_bytes=0,
-    )
+    profile = replace(profile_of(base_ms, per_token_ms, spread, batch_tokens), hardware="by hand")
     return VariantFacts(variant=variant, fidelity=fidelity, profile=profile)
 
 

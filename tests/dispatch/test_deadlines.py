@@ -3,46 +3,24 @@
 import asyncio
 import math
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from serve_app import dispatch
 from serve_app.dispatch import Lane
-from serve_app.errors import (
-    DeadlineExceeded,
-    InternalError,
-    ReplicaDied,
-)
-from serve_app.manifest import Manifest, read_manifest
+from serve_app.errors import DeadlineExceeded, InternalError, ReplicaDied
 from tests.held_calls import (
     CALL_TOKENS,
     DIMS,
     HeldTransport,
     fill,
-    lane_of,
     passed,
     settle,
     start,
     texts_of,
     vectors_of,
 )
-
-
-@pytest.fixture
-def transport() -> HeldTransport:
-    return HeldTransport()
-
-
-@pytest.fixture
-def manifest(artifacts: Path) -> Manifest:
-    return read_manifest(artifacts / "fake-int8")
-
-
-@pytest.fixture
-def lane(manifest: Manifest, transport: HeldTransport) -> Lane:
-    return lane_of(manifest, transport)
 
 
 def test_a_deadline_that_passes_is_an_error_and_frees_the_tokens(

@@ -3,39 +3,21 @@
 import asyncio
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from serve_app import dispatch
 from serve_app.dispatch import CALLS_PER_REPLICA, Lane
-from serve_app.manifest import Manifest, read_manifest
 from tests.held_calls import (
     CALL_TOKENS,
     DIMS,
     HeldTransport,
     fill,
-    lane_of,
     start,
     texts_of,
     vectors_of,
 )
-
-
-@pytest.fixture
-def transport() -> HeldTransport:
-    return HeldTransport()
-
-
-@pytest.fixture
-def manifest(artifacts: Path) -> Manifest:
-    return read_manifest(artifacts / "fake-int8")
-
-
-@pytest.fixture
-def lane(manifest: Manifest, transport: HeldTransport) -> Lane:
-    return lane_of(manifest, transport)
 
 
 def test_a_free_lane_sends_at_once(lane: Lane, transport: HeldTransport) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +9,7 @@ import pytest
 from serve_app import dispatch
 from serve_app.calls import Reply
 from serve_app.dispatch import Lane
-from serve_app.errors import (
-    BadRequest,
-    InternalError,
-    NotAdmitted,
-    ReplicaDied,
-    ServeAppError,
-)
-from serve_app.manifest import Manifest, read_manifest
+from serve_app.errors import BadRequest, InternalError, NotAdmitted, ReplicaDied, ServeAppError
 from serve_app.parts import Embedded
 from serve_app.policy.load import ReplicaState
 from tests.held_calls import (
@@ -25,27 +17,11 @@ from tests.held_calls import (
     HeldTransport,
     embed,
     fill,
-    lane_of,
     settle,
     start,
     texts_of,
     vectors_of,
 )
-
-
-@pytest.fixture
-def transport() -> HeldTransport:
-    return HeldTransport()
-
-
-@pytest.fixture
-def manifest(artifacts: Path) -> Manifest:
-    return read_manifest(artifacts / "fake-int8")
-
-
-@pytest.fixture
-def lane(manifest: Manifest, transport: HeldTransport) -> Lane:
-    return lane_of(manifest, transport)
 
 
 def test_a_call_is_sent_again_when_its_replica_dies(lane: Lane, transport: HeldTransport) -> None:
