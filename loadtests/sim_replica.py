@@ -57,6 +57,11 @@ class Call:
     inference_ms: float = 0.0
     state: ReplicaState | None = None
 
+    @property
+    def tokens(self) -> int:
+        """Of all its texts."""
+        return sum([part.request.tokens for part in self.parts])
+
 
 @dataclass(frozen=True, slots=True)
 class _Text:

@@ -87,7 +87,7 @@ class Router:
         self._rng = rng
         self._lanes = {
             facts.variant: Lane(
-                self, facts.variant, short_batches(facts.profile), replicas[facts.variant], rng
+                self, facts.variant, short_batches(facts.profile), replicas[facts.variant]
             )
             for facts in machine.variants
         }
