@@ -1,10 +1,10 @@
-"""What a router spends on turning a request away at its door, beside reading it and refusing it then.
+"""What a router spends on refusing a request: at its door, or once it is read; in a flood of them.
 
 The gate (`serve_app/policy/gate.py`) turns requests away only while the router cannot keep up, and one host's
 clients do not bring it there. But a request that says that it is not JSON passes the same way: by the gate's
 look, and to an error of the same kind, before a byte of its body is read. Many connections ask for that, then
 for what is read and refused as no variant can make its budget, each again once it is answered: as in an
-overload, where the router's caches are warm and all costs less than in quiet. So only their ratio is taken.
+overload, where the router's caches are warm and all costs less than in quiet.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import selectors
 import socket
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import psutil
@@ -30,8 +31,16 @@ LENGTH = b"content-length:"
 REFUSED = b"HTTP/1.1 4"
 
 
-def unread_share(host: str, root: psutil.Process, *, text: str) -> float | None:
-    """CPU of the router for a request refused unread / for one read and refused; None if it served any."""
+@dataclass(frozen=True, slots=True)
+class Door:
+    """CPU of a busy router for a request that it refuses."""
+
+    unread_ms: float
+    read_ms: float
+
+
+def measure_door(host: str, root: psutil.Process, *, text: str) -> Door | None:
+    """Flood it with both; None where something else than a refusal comes back."""
     content = json.dumps({"input": text, "latency_ms": NO_TIME_MS}).encode()
     unread, read = (_request(host, content, kind) for kind in ("text/plain", "application/json"))
     spent_s, answers = {unread: 0.0, read: 0.0}, {unread: 0, read: 0}
@@ -43,8 +52,10 @@ def unread_share(host: str, root: psutil.Process, *, text: str) -> float | None:
                 return None
             spent_s[request] += by_kind(before, cpu_s(root))["router"]
             answers[request] += count
-    each_s = {request: spent_s[request] / max(answers[request], 1) for request in spent_s}
-    return min(each_s[unread] / each_s[read], 1.0) if each_s[read] else None
+    if not all(answers.values()) or not all(spent_s.values()):
+        return None
+    each_ms = {request: 1000 * spent_s[request] / answers[request] for request in spent_s}
+    return Door(unread_ms=min(each_ms.values()), read_ms=each_ms[read])
 
 
 def _request(host: str, content: bytes, kind: str) -> bytes:

@@ -71,6 +71,7 @@ class MachineFile:
     cores: Positive
     router_ms: NotNegative
     router_ms_per_token: NotNegative = 0.0
+    warm_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     refuse_ms: NotNegative | None = None  # half of router_ms where nobody measured it
     call_ms: NotNegative
     replica_call_ms: NotNegative
@@ -148,6 +149,7 @@ def _measured(found: MachineFile) -> Measured:
             router_ms=found.router_ms,
             router_ms_per_token=found.router_ms_per_token,
             refuse_ms=_refuse_ms(found),
+            warm_share=found.warm_share,
             call_ms=found.call_ms,
             replica_call_ms=found.replica_call_ms,
             hop_ms=found.hop_ms,

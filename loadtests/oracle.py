@@ -6,7 +6,8 @@ It is a fluid relaxation: every simplification lets the clairvoyant have more, n
   any size, and as if the whole slot were its own.
 - Its window is from when the router takes it up to the end of its budget. The router is one thread that
   takes `router_ms` for a request that it reads, and all before it took `refuse_ms` at least, which is what
-  turning one away unread takes, in order of arrival; here it does nothing else, and has a core of its own.
+  turning one away unread takes, in order of arrival, both as right after other work of its; here it does
+  nothing else, and has a core of its own.
 - It takes its share of the fullest batch that it can be in, without padding. Alone and at once it must
   make it, in a batch that is faster than the profile by its spread; or else no batch would.
 - Cores give at most their number; the engine of a variant at most one; two or more that are busy at once,
@@ -78,9 +79,10 @@ def _problem(
     arrived_ms = np.array([request.arrived_s * 1000 for request in requests]) - origin_ms
     tokens = np.array([float(request.tokens) for request in requests])
     budget_ms = np.array([request.budget_ms for request in requests])
-    seen_ms = _routed(arrived_ms, machine.unread_ms)
-    begun_ms = np.maximum(seen_ms - machine.unread_ms, 0.0)  # rounding makes the first negative
-    routed_ms = begun_ms + machine.router_ms
+    unread_ms = machine.unread_ms * machine.warm_share
+    seen_ms = _routed(arrived_ms, unread_ms)
+    begun_ms = np.maximum(seen_ms - unread_ms, 0.0)  # rounding makes the first negative
+    routed_ms = begun_ms + machine.router_ms * machine.warm_share
     ends_ms = arrived_ms + budget_ms
     way_ms = machine.call_ms + machine.hop_ms + machine.replica_call_ms
     left_ms = ends_ms - routed_ms - way_ms
@@ -121,7 +123,7 @@ def _beside(machine: Machine, facts: VariantFacts, tokens: Floats) -> Floats:
     """Work of the cores for a served request outside the engine, with its share of the fullest call."""
     call_tokens = facts.profile.batch_tokens
     call_ms = machine.call_ms + machine.replica_call_ms
-    return machine.router_ms + call_ms * np.minimum(tokens / call_tokens, 1.0)
+    return machine.router_ms * machine.warm_share + call_ms * np.minimum(tokens / call_tokens, 1.0)
 
 
 def _capacity(machine: Machine, seen_ms: Floats, *, slots: int, slot_ms: float) -> Floats:
@@ -130,7 +132,8 @@ def _capacity(machine: Machine, seen_ms: Floats, *, slots: int, slot_ms: float) 
     capacity_ms[CORES] *= machine.cores
     undisturbed = _at_once(machine, engines, beside=0)
     beside_router = _at_once(machine, engines, beside=1)
-    busy_ms = _busy(seen_ms, machine.unread_ms, slots=slots, slot_ms=slot_ms)
+    unread_ms = machine.unread_ms * machine.warm_share
+    busy_ms = _busy(seen_ms, unread_ms, slots=slots, slot_ms=slot_ms)
     capacity_ms[TOGETHER] *= undisturbed
     capacity_ms[TOGETHER] -= (undisturbed - beside_router) * busy_ms
     capacity_ms[ENGINES:] *= min(1.0, machine.cores)

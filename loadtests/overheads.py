@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import httpx
 import psutil
 
-from loadtests.door import unread_share
+from loadtests.door import measure_door
 from loadtests.errors import NoServer
 from loadtests.in_service import InService, measure_engines
 from loadtests.process_cpu import by_kind, cpu_s
@@ -43,6 +43,7 @@ class Overheads:
     idle_cores: float  # of all processes, without any request
     router_ms: float  # of the router, for each request
     router_ms_per_token: float  # more of it, for each token
+    warm_share: float  # of both, in a flood of requests
     refuse_ms: float | None  # of the router, for a request that it turns away unread
     call_ms: float  # of the router, for each call
     replica_call_ms: float  # of a replica, for each call
@@ -96,7 +97,7 @@ def measure(host: str, *, variant: str, profiles: Mapping[str, Fit]) -> Overhead
         cores = float(psutil.cpu_count() or 1) - sum(idle.values())
         engines = measure_engines(client, profiles, cores=cores)
     per_token_ms, router_ms = per_token(decided, long_decided)
-    unread = unread_share(host, root, text=TEXT)
+    door = measure_door(host, root, text=TEXT)
     call_ms = max(answered.router_ms - decided.router_ms, 0.0)
     replica_ms = max(answered.replicas_ms - answered.inference_ms, 0.0)
     waited_ms = answered.latency_ms - decided.latency_ms - answered.inference_ms
@@ -104,7 +105,8 @@ def measure(host: str, *, variant: str, profiles: Mapping[str, Fit]) -> Overhead
         idle_cores=sum(idle.values()),
         router_ms=router_ms,
         router_ms_per_token=per_token_ms,
-        refuse_ms=None if unread is None else unread * router_ms,
+        refuse_ms=None if door is None else router_ms * door.unread_ms / door.read_ms,
+        warm_share=1.0 if door is None else min(door.read_ms / decided.router_ms, 1.0),
         call_ms=call_ms,
         replica_call_ms=replica_ms,
         proxy_ms=decided.proxy_ms,

@@ -6,6 +6,7 @@ the router's only thread.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -93,6 +94,7 @@ class Router:
         }
         self._jobs: deque[Job] = deque()
         self._busy = False
+        self._ended_s = -math.inf  # its last job
         self.lag_ms = 0.0  # how long the last job that was begun had waited
 
     def inflight_tokens(self, variant: str) -> int:
@@ -137,11 +139,14 @@ class Router:
             and self.watcher.turns_away(self.lag_ms, now_s=now_s)
         ):
             work_ms, do = self.machine.unread_ms, self._turn_away
+        if at_door:
+            work_ms *= self.machine.warmth(now_s - self._ended_s)
         work_ms += self.machine.stalled_ms(work_ms, self._rng)
         self.simulation.compute_first(work_ms / 1000, self._worked, (do, what))
 
     def _worked(self, job: tuple[Callable[[T], None], T]) -> None:
         do, what = job
+        self._ended_s = self.simulation.now_s
         do(what)
         if self._jobs:
             self._begin(self._jobs.popleft())

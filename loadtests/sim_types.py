@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from serve_app.policy.brain import VariantFacts
 
 Floats = TypeVar("Floats", float, NDArray[np.float64])
+# A core that did something else for so long has forgotten the router; fitted to its CPU at 20 and 40 requests/s.
+COLD_AFTER_S = 0.003
 P95 = 1.6449  # standard deviations of a normal distribution
 
 
@@ -58,6 +60,7 @@ class Machine:
     router_ms: float = 0.0  # CPU of the router process for each request
     router_ms_per_token: float = 0.0  # more of it, for each token of the text
     refuse_ms: float | None = None  # for one that it turns away unread; None: as much
+    warm_share: float = 1.0  # of router_ms and refuse_ms, right after other work of the router
     call_ms: float = (
         0.0  # CPU of the router process for each call, half to send and half for its reply
     )
@@ -90,6 +93,10 @@ class Machine:
     def with_clients_elsewhere(self) -> Machine:
         """The same one, whose clients run on others."""
         return replace(self, client_ms=0.0)
+
+    def warmth(self, idle_s: float) -> float:
+        """Of the router's CPU for a request, how much it takes after so long without any work."""
+        return self.warm_share + (1 - self.warm_share) * min(idle_s / COLD_AFTER_S, 1.0)
 
     @property
     def unread_ms(self) -> float:

@@ -161,6 +161,7 @@ def test_a_server_describes_its_machine() -> None:
         stall_ms=5.0,
         router_ms_per_token=0.0012,
         refuse_ms=0.25,
+        warm_share=0.5,
         engines=InService(
             served={"onnx-fp32": Fit(base_ms=2.0, per_token_ms=0.11, spread=1.3)},
             together_pace=1.25,

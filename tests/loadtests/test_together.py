@@ -29,6 +29,7 @@ SLOW = replace(
     MACHINE,
     together_pace=1.4,
     router_ms_per_token=0.003,
+    warm_share=0.3,
     served={"best": Fit(base_ms=3.0, per_token_ms=0.12, spread=1.3)},
 )
 
@@ -98,6 +99,16 @@ def test_a_long_text_takes_the_router_longer() -> None:
     machine = Machine(cores=8, variants=(facts(),), router_ms=1.0, router_ms_per_token=0.01)
     fate = Cluster(machine, BrainPolicy, seed=0).run([request(0, 0.0, tokens=100)])
     assert fate.latencies_ms == pytest.approx([1.0 + 0.01 * 100 + 2.0 + 0.1 * 100])
+
+
+def test_a_router_that_is_busy_works_faster() -> None:
+    """The second of two requests is read at the warm share; one that comes in quiet is not."""
+    machine = Machine(cores=8, variants=(facts(),), router_ms=2.0, warm_share=0.25)
+    texts = [request(number, at_s, tokens=50) for number, at_s in enumerate((0.0, 0.0, 1.0))]
+    first, second, quiet = Cluster(machine, BrainPolicy, seed=0).run(texts).latencies_ms
+    assert (first, quiet) == pytest.approx((9.0, 9.0))
+    assert second == pytest.approx(2.0 + 2 * 7.0)  # waits for the engine, not for the router
+    assert [machine.warmth(idle_s) for idle_s in (0.0, 0.0015, 9.0)] == [0.25, 0.625, 1.0]
 
 
 @pytest.mark.parametrize("rate", [60.0, 500.0])
