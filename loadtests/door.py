@@ -78,16 +78,16 @@ def _flood(host: str, request: bytes, *, for_s: float) -> int | None:
         until_s = time.perf_counter() + for_s
         while (left_s := until_s - time.perf_counter()) > 0:
             for key, _ in asking.select(left_s):
-                one, answer = key.fileobj, key.data
-                assert isinstance(one, socket.socket)  # noqa: S101  # as registered
-                data = one.recv(READ_BYTES)
+                connection, answer = key.fileobj, key.data
+                assert isinstance(connection, socket.socket)  # noqa: S101  # as registered
+                data = connection.recv(READ_BYTES)
                 answer += data
                 if not data or (is_whole(answer) and not answer.startswith(REFUSED)):
                     return None
                 if is_whole(answer):
                     count += 1
                     answer.clear()
-                    one.sendall(request)
+                    connection.sendall(request)
     return count
 
 
