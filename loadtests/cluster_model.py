@@ -82,7 +82,7 @@ class Cluster:
             setup: what runs where.
             computed: told of each request whose text an engine has computed, wanted or not.
         """
-        self.simulation = Simulation(cores=machine.cores)
+        self.simulation = Simulation(cores=machine.cores, together_pace=machine.together_pace)
         self._setup = setup
         self._machine = machine
         self._rng = random.Random(f"clients {seed}")  # noqa: S311
@@ -93,6 +93,7 @@ class Cluster:
                     simulation=self.simulation,
                     machine=machine,
                     profile=short_batches(facts.profile),
+                    takes=machine.batches(facts),
                     promised=replace(
                         facts.profile,
                         base_ms=facts.profile.base_ms / setup.profile_error,

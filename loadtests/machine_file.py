@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from loadtests.errors import BadFile
-from loadtests.sim_types import Machine
+from loadtests.sim_types import Fit, Machine
 from loadtests.sim_workload import TokenPool
 from serve_app.manifest import Profile
 from serve_app.policy.brain import VariantFacts
@@ -36,12 +36,22 @@ class MeasuredProfile:
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=STRICT)
+class MeasuredFit:
+    """What a batch takes by its padded tokens, in a server rather than in a profile's hot loop."""
+
+    base_ms: NotNegative
+    per_token_ms: Positive
+    spread: Annotated[float, Field(ge=1)]
+
+
+@checked(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Rung:
     """A variant of the ladder."""
 
     variant: Annotated[str, Field(min_length=1)]
     fidelity: Annotated[float, Field(ge=0, le=1)]
     profile: MeasuredProfile
+    served: MeasuredFit | None = None
 
 
 @checked(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -60,14 +70,19 @@ class MachineFile:
     about: str  # where the numbers come from, for people
     cores: Positive
     router_ms: NotNegative
+    router_ms_per_token: NotNegative = 0.0
+    warm_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     refuse_ms: NotNegative | None = None  # half of router_ms where nobody measured it
     call_ms: NotNegative
     replica_call_ms: NotNegative
     hop_ms: NotNegative
-    around_ms: NotNegative = 0.0
+    proxy_ms: NotNegative = 0.0
+    client_ms: NotNegative = 0.0
+    around_ms: NotNegative | None = None  # of both, in files that do not tell them apart
     outside_ms: NotNegative = 0.0
     outside_spread: Annotated[float, Field(ge=1)] = 1.0
-    engine_pace: Positive = 1.0
+    engine_pace: Positive = 1.0  # of rungs that do not say what their batches take in a server
+    together_pace: Annotated[float, Field(ge=1)] = 1.0
     stalls_per_s: NotNegative = 0.0
     stall_ms: NotNegative = 0.0
     variants: Annotated[tuple[Rung, ...], Field(min_length=1)]
@@ -132,14 +147,27 @@ def _measured(found: MachineFile) -> Measured:
             cores=found.cores,
             variants=tuple(map(_facts, found.variants)),
             router_ms=found.router_ms,
+            router_ms_per_token=found.router_ms_per_token,
             refuse_ms=_refuse_ms(found),
+            warm_share=found.warm_share,
             call_ms=found.call_ms,
             replica_call_ms=found.replica_call_ms,
             hop_ms=found.hop_ms,
-            around_ms=found.around_ms,
+            proxy_ms=found.proxy_ms + (found.around_ms or 0.0),
+            client_ms=found.client_ms,
             outside_ms=found.outside_ms,
             outside_spread=found.outside_spread,
             engine_pace=found.engine_pace,
+            served={
+                rung.variant: Fit(
+                    base_ms=rung.served.base_ms,
+                    per_token_ms=rung.served.per_token_ms,
+                    spread=rung.served.spread,
+                )
+                for rung in found.variants
+                if rung.served is not None
+            },
+            together_pace=found.together_pace,
             stalls_per_s=found.stalls_per_s if found.stall_ms else 0.0,
             stall_ms=found.stall_ms,
         ),

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import fields, replace
 from typing import Any
 
 import psutil
 
 from loadtests.errors import NoServer
-from loadtests.machine_file import MachineFile, MeasuredProfile, Pool, Rung
+from loadtests.in_service import InService
+from loadtests.machine_file import MachineFile, MeasuredFit, MeasuredProfile, Pool, Rung
 from loadtests.overheads import Overheads, measure
 from loadtests.served import Server
 from loadtests.server import variants
+from loadtests.sim_types import Fit
 from loadtests.workload import LENGTHS, HintClass, Texts
 
 NAMES = ("query", "passage", "long")
+DIGITS = 4
+# What the file has under the same name:
+MEASURED = tuple(f.name for f in fields(Overheads) if f.name not in {"idle_cores", "engines"})
 
 
 def machine_from(host: str) -> MachineFile:
@@ -47,27 +52,47 @@ def described(
     Raises:
         KeyError, TypeError, ValueError: a field of a variant is missing, or is not what it should be.
     """
-    measured = {name: round(value, 3) for name, value in asdict(overheads).items()}
-    idle_cores = measured.pop("idle_cores")
+    idle_cores, engines = round(overheads.idle_cores, 3), overheads.engines
     return MachineFile(
         about="Profiles and token counts as a server tells them; overheads measured on it; of "
         f"{cores:g} cores, {idle_cores:g} go to processes that serve nothing.",
         cores=round(cores - idle_cores, 3),
-        **measured,
-        variants=tuple(map(_rung, told)),
+        **{name: _rounded(getattr(overheads, name)) for name in MEASURED},
+        together_pace=_rounded(engines.together_pace),
+        variants=tuple(_in_service(_rung(one), engines) for one in told),
         token_pools=tuple(_pools(count)),
     )
 
 
+def _rounded(value: float | None) -> Any:
+    return None if value is None else round(value, DIGITS)
+
+
+def _in_service(rung: Rung, engines: InService) -> Rung:
+    found = engines.served.get(rung.variant)
+    if found is None:
+        return rung
+    served = MeasuredFit(
+        base_ms=_rounded(found.base_ms),
+        per_token_ms=_rounded(found.per_token_ms),
+        spread=_rounded(found.spread),
+    )
+    return replace(rung, served=served)
+
+
 def _overheads(host: str, told: Sequence[dict[str, Any]]) -> Overheads:
     """By the cheapest variant, whose engine hides least."""
-    rung = min(map(_rung, told), key=lambda rung: rung.profile.per_token_ms)
-    profile = rung.profile
-    return measure(
-        host,
-        variant=rung.variant,
-        engine_ms=lambda tokens: profile.base_ms + profile.per_token_ms * tokens,
-    )
+    rungs = list(map(_rung, told))
+    cheapest = min(rungs, key=lambda rung: rung.profile.per_token_ms)
+    profiles = {
+        rung.variant: Fit(
+            base_ms=rung.profile.base_ms,
+            per_token_ms=rung.profile.per_token_ms,
+            spread=rung.profile.spread,
+        )
+        for rung in rungs
+    }
+    return measure(host, variant=cheapest.variant, profiles=profiles)
 
 
 def _rung(variant: dict[str, Any]) -> Rung:

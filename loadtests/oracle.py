@@ -6,18 +6,20 @@ It is a fluid relaxation: every simplification lets the clairvoyant have more, n
   any size, and as if the whole slot were its own.
 - Its window is from when the router takes it up to the end of its budget. The router is one thread that
   takes `router_ms` for a request that it reads, and all before it took `refuse_ms` at least, which is what
-  turning one away unread takes, in order of arrival; here it does nothing else, and has a core of its own.
+  turning one away unread takes, in order of arrival, both as right after other work of its; here it does
+  nothing else, and has a core of its own.
 - It takes its share of the fullest batch that it can be in, without padding. Alone and at once it must
   make it, in a batch that is faster than the profile by its spread; or else no batch would.
-- Cores give at most their number; the engine of a variant at most one. Served requests also take
+- Cores give at most their number; the engine of a variant at most one; two or more that are busy at once,
+  which slow each other, at most their cores over `together_pace`, or one all by itself. Served requests also take
   their routing, and their share of the fullest call. While the router is busy, which it is at least as
   long as it would be with a core of its own, all engines together get at most what is left to them when
   all compete (processor sharing).
 - A value is had for a part of a request as well.
 
 The bound is then the optimum of a linear programme, from above by weak duality (`fluid.py`). It holds
-for one router, one replica of each variant, and first attempts. Engines take what their profiles say:
-log-normal noise around that only adds to the mean.
+for one router, one replica of each variant, and first attempts. Engines take what they take on the
+machine (`Machine.batches`): log-normal noise around that only adds to the mean.
 """
 
 from __future__ import annotations
@@ -77,18 +79,19 @@ def _problem(
     arrived_ms = np.array([request.arrived_s * 1000 for request in requests]) - origin_ms
     tokens = np.array([float(request.tokens) for request in requests])
     budget_ms = np.array([request.budget_ms for request in requests])
-    seen_ms = _routed(arrived_ms, machine.unread_ms)
-    begun_ms = np.maximum(seen_ms - machine.unread_ms, 0.0)  # rounding makes the first negative
-    routed_ms = begun_ms + machine.router_ms
+    unread_ms = machine.unread_ms * machine.warm_share
+    seen_ms = _routed(arrived_ms, unread_ms)
+    begun_ms = np.maximum(seen_ms - unread_ms, 0.0)  # rounding makes the first negative
+    routed_ms = begun_ms + machine.router_ms * machine.warm_share
     ends_ms = arrived_ms + budget_ms
     way_ms = machine.call_ms + machine.hop_ms + machine.replica_call_ms
     left_ms = ends_ms - routed_ms - way_ms
-    able = np.stack([_alone(v, tokens) <= left_ms for v in machine.variants])
+    able = np.stack([_alone(machine, v, tokens) <= left_ms for v in machine.variants])
     first = np.floor(begun_ms / slot_ms).astype(np.int64)
     last = np.maximum(np.floor(ends_ms / slot_ms).astype(np.int64), first)
     return Problem(
         value=np.where(able, np.array(values)[:, None], -1.0),
-        work_ms=np.stack([_least_work(v, tokens) for v in machine.variants]),
+        work_ms=np.stack([_least_work(machine, v, tokens) for v in machine.variants]),
         side_ms=np.stack([_beside(machine, v, tokens) for v in machine.variants]),
         count=np.ones(len(requests)),
         first=first,
@@ -104,36 +107,44 @@ def _routed(arrived_ms: Floats, router_ms: float) -> Floats:
     return late_ms + done_ms
 
 
-def _alone(facts: VariantFacts, tokens: Floats) -> Floats:
-    profile = facts.profile
-    return (profile.base_ms + profile.per_token_ms * tokens) / max(profile.spread, 1.0)
+def _alone(machine: Machine, facts: VariantFacts, tokens: Floats) -> Floats:
+    takes = machine.batches(facts)
+    return takes.ms(tokens) / takes.spread
 
 
-def _least_work(facts: VariantFacts, tokens: Floats) -> Floats:
+def _least_work(machine: Machine, facts: VariantFacts, tokens: Floats) -> Floats:
     """A text's equal share of the fullest batch: no more texts fit beside it than of its own length."""
-    profile = facts.profile
-    texts: Floats = np.maximum(np.floor(profile.batch_tokens / tokens), 1.0)
-    return profile.base_ms / texts + profile.per_token_ms * tokens
+    takes = machine.batches(facts)
+    texts: Floats = np.maximum(np.floor(facts.profile.batch_tokens / tokens), 1.0)
+    return takes.base_ms / texts + takes.per_token_ms * tokens
 
 
 def _beside(machine: Machine, facts: VariantFacts, tokens: Floats) -> Floats:
     """Work of the cores for a served request outside the engine, with its share of the fullest call."""
     call_tokens = facts.profile.batch_tokens
     call_ms = machine.call_ms + machine.replica_call_ms
-    return machine.router_ms + call_ms * np.minimum(tokens / call_tokens, 1.0)
+    return machine.router_ms * machine.warm_share + call_ms * np.minimum(tokens / call_tokens, 1.0)
 
 
 def _capacity(machine: Machine, seen_ms: Floats, *, slots: int, slot_ms: float) -> Floats:
     engines = len(machine.variants)
     capacity_ms = np.full((ENGINES + engines, slots), slot_ms)
     capacity_ms[CORES] *= machine.cores
-    undisturbed = min(machine.cores, engines)
-    beside_router = engines * min(1.0, machine.cores / (engines + 1))
-    busy_ms = _busy(seen_ms, machine.unread_ms, slots=slots, slot_ms=slot_ms)
+    undisturbed = _at_once(machine, engines, beside=0)
+    beside_router = _at_once(machine, engines, beside=1)
+    unread_ms = machine.unread_ms * machine.warm_share
+    busy_ms = _busy(seen_ms, unread_ms, slots=slots, slot_ms=slot_ms)
     capacity_ms[TOGETHER] *= undisturbed
     capacity_ms[TOGETHER] -= (undisturbed - beside_router) * busy_ms
     capacity_ms[ENGINES:] *= min(1.0, machine.cores)
     return capacity_ms
+
+
+def _at_once(machine: Machine, engines: int, *, beside: int) -> float:
+    """What engines can do at once beside others at most, in cores: all of them, or one undisturbed."""
+    one = min(1.0, machine.cores / (1 + beside))
+    together = engines * min(1.0, machine.cores / (engines + beside))
+    return one if engines == 1 else max(one, together / machine.together_pace)
 
 
 def _busy(seen_ms: Floats, each_ms: float, *, slots: int, slot_ms: float) -> Floats:

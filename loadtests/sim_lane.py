@@ -5,7 +5,6 @@ Texts gather while calls are in flight; what nobody waits for is not sent, or is
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -28,13 +27,13 @@ class Lane:
         variant: str,
         profile: Profile,
         replicas: Sequence[Replica],
-        rng: random.Random,
     ) -> None:
         self._router = router
         self._variant = variant
         self._call_tokens = profile.batch_tokens
         self._replicas = replicas
-        self._rng = rng
+        self._sent_tokens = dict.fromkeys([replica.name for replica in replicas], 0)
+        self._turn = 0
         self._queue: deque[Attempt] = deque()
         self._calls = 0
         self.inflight_tokens = 0
@@ -87,8 +86,7 @@ class Lane:
         for part in parts:
             part.call = call
         if router.watcher is not None:
-            tokens = sum([part.request.tokens for part in parts])
-            call.left = router.watcher.call_left(self._variant, tokens, now_s=call.sent_s)
+            call.left = router.watcher.call_left(self._variant, call.tokens, now_s=call.sent_s)
         router.work(router.machine.call_ms / 2, self._leave, call)
 
     def cancel_if_unwanted(self, call: Call | None) -> None:
@@ -103,6 +101,7 @@ class Lane:
         self._calls -= 1
         if call.replica is not None:
             call.replica.calls -= 1
+            self._sent_tokens[call.replica.name] -= call.tokens
         if self._router.watcher is not None:
             self._router.watcher.call_ended(call.left)
 
@@ -112,17 +111,21 @@ class Lane:
         simulation, machine = self._router.simulation, self._router.machine
         replica = call.replica = self._pick()
         replica.calls += 1
+        self._sent_tokens[replica.name] += call.tokens
         simulation.at(simulation.now_s + machine.hop_ms / 2000, replica.accept, call)
 
     def _pick(self) -> Replica:
-        """The one with fewer calls, of two drawn at random; as Ray Serve does."""
+        """The one that has the fewest of this router's tokens, of several in turn; as `serve_app/direct.py`."""
         if len(self._replicas) == 1:
             return self._replicas[0]
         now_s = self._router.simulation.now_s
         up = [replica for replica in self._replicas if replica.ready_s <= now_s]
         if len(up) <= 1:
             return min(self._replicas, key=lambda replica: replica.ready_s)
-        return min(self._rng.sample(up, 2), key=lambda replica: replica.calls)
+        self._turn += 1
+        start = self._turn % len(up)
+        in_turn = [*up[start:], *up[:start]]
+        return min(in_turn, key=lambda replica: self._sent_tokens[replica.name])
 
     def reply(self, call: Call) -> None:
         """A call leaves its replica."""

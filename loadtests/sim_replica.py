@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from loadtests.sim_types import P95, Machine, SimRequest
+from loadtests.sim_types import P95, Fit, Machine, SimRequest
 from loadtests.simulation import Simulation
 from serve_app.manifest import Profile
 from serve_app.policy.batching import next_batch
@@ -57,6 +57,11 @@ class Call:
     inference_ms: float = 0.0
     state: ReplicaState | None = None
 
+    @property
+    def tokens(self) -> int:
+        """Of all its texts."""
+        return sum([part.request.tokens for part in self.parts])
+
 
 @dataclass(frozen=True, slots=True)
 class _Text:
@@ -66,12 +71,13 @@ class _Text:
 
 @dataclass(eq=False, slots=True)
 class Replica:
-    """One engine of one thread. Its batches take what `profile` says, times log-normal noise."""
+    """One engine of one thread. Its batches take what `takes` says, times log-normal noise."""
 
     name: str
     simulation: Simulation
     machine: Machine
-    profile: Profile
+    profile: Profile  # for its batches' tokens
+    takes: Fit  # what they take
     promised: Profile  # what its pace is told against
     rng: random.Random
     ready_s: float = 0.0
@@ -84,7 +90,7 @@ class Replica:
     _sigma: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._sigma = math.log(max(self.profile.spread, 1.0)) / P95
+        self._sigma = math.log(self.takes.spread) / P95
         if self.ready_s:
             self.simulation.at(self.ready_s, Replica._start, self)
 
@@ -139,11 +145,11 @@ class Replica:
         for text in batch:
             if text.call.started_s is None:
                 text.call.started_s = now_s
-        work_ms = self.profile.fitted_ms(padded_tokens) * self.machine.engine_pace
+        work_ms = self.takes.ms(padded_tokens)
         if self._sigma:
             work_ms *= math.exp(self.rng.gauss(0.0, self._sigma))
         work_ms += self.machine.stalled_ms(work_ms, self.rng)
-        self.simulation.compute(work_ms / 1000, self._ran, (batch, padded_tokens))
+        self.simulation.compute(work_ms / 1000, self._ran, (batch, padded_tokens), engine=True)
 
     def _ran(self, ran: tuple[list[_Text], int]) -> None:
         """A batch is done: its calls reply once the next batch is under way."""

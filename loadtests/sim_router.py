@@ -6,6 +6,7 @@ the router's only thread.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -19,8 +20,8 @@ from serve_app.policy.batching import short_batches
 from serve_app.policy.load import ReplicaState
 
 T = TypeVar("T")
-Job = tuple[float, float | None, Callable[[Any], None], object]
-# since when, its work (None: a request at the door), what follows
+Job = tuple[float, float, bool, Callable[[Any], None], Any]
+# since when, its work, whether it is a request at the door, what follows
 
 
 @runtime_checkable
@@ -87,12 +88,13 @@ class Router:
         self._rng = rng
         self._lanes = {
             facts.variant: Lane(
-                self, facts.variant, short_batches(facts.profile), replicas[facts.variant], rng
+                self, facts.variant, short_batches(facts.profile), replicas[facts.variant]
             )
             for facts in machine.variants
         }
         self._jobs: deque[Job] = deque()
         self._busy = False
+        self._ended_s = -math.inf  # its last job
         self.lag_ms = 0.0  # how long the last job that was begun had waited
 
     def inflight_tokens(self, variant: str) -> int:
@@ -105,17 +107,21 @@ class Router:
 
     def arrive(self, attempt: Attempt) -> None:
         """A request is at the door."""
-        around_s = self.machine.around_ms / 1000
+        around_s = (self.machine.proxy_ms + self.machine.client_ms) / 1000
         if around_s:
             self.simulation.compute_first(around_s, _nothing, None)
-        self._queue(None, self._decide, attempt)
+        machine = self.machine
+        work_ms = machine.router_ms + machine.router_ms_per_token * attempt.request.tokens
+        self._queue(work_ms, self._decide, attempt, at_door=True)
 
     def work(self, work_ms: float, do: Callable[[T], None], what: T) -> None:
         """Queue a job of the router's one thread."""
         self._queue(work_ms, do, what)
 
-    def _queue(self, work_ms: float | None, do: Callable[[Any], None], what: object) -> None:
-        job = self.simulation.now_s, work_ms, do, what
+    def _queue(
+        self, work_ms: float, do: Callable[[T], None], what: T, *, at_door: bool = False
+    ) -> None:
+        job = self.simulation.now_s, work_ms, at_door, do, what
         if self._busy:
             self._jobs.append(job)
         else:
@@ -124,18 +130,23 @@ class Router:
 
     def _begin(self, job: Job) -> None:
         """The thread takes up a job. Of a request at the door it sees only now whether it reads it."""
-        since_s, work_ms, do, what = job
+        since_s, work_ms, at_door, do, what = job
         now_s = self.simulation.now_s
         self.lag_ms = (now_s - since_s) * 1000
-        if work_ms is None:
-            work_ms = self.machine.router_ms
-            if self.watcher is not None and self.watcher.turns_away(self.lag_ms, now_s=now_s):
-                work_ms, do = self.machine.unread_ms, self._turn_away
+        if (
+            at_door
+            and self.watcher is not None
+            and self.watcher.turns_away(self.lag_ms, now_s=now_s)
+        ):
+            work_ms, do = self.machine.unread_ms, self._turn_away
+        if at_door:
+            work_ms *= self.machine.warmth(now_s - self._ended_s)
         work_ms += self.machine.stalled_ms(work_ms, self._rng)
         self.simulation.compute_first(work_ms / 1000, self._worked, (do, what))
 
     def _worked(self, job: tuple[Callable[[T], None], T]) -> None:
         do, what = job
+        self._ended_s = self.simulation.now_s
         do(what)
         if self._jobs:
             self._begin(self._jobs.popleft())

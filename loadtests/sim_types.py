@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from serve_app.policy.brain import VariantFacts
 
+Floats = TypeVar("Floats", float, NDArray[np.float64])
+# A core that did something else for so long has forgotten the router; fitted to its CPU at 20 and 40 requests/s.
+COLD_AFTER_S = 0.003
 P95 = 1.6449  # standard deviations of a normal distribution
 
 
@@ -29,6 +36,19 @@ class SimRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What a batch takes by its padded tokens, and its p95 / median."""
+
+    base_ms: float
+    per_token_ms: float
+    spread: float = 1.0
+
+    def ms(self, tokens: Floats) -> Floats:
+        """Of a batch of so many padded tokens, or of each of several."""
+        return self.base_ms + self.per_token_ms * tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """One host: every variant has a replica with an engine of one thread, beside one router process.
 
@@ -38,18 +58,45 @@ class Machine:
     cores: float
     variants: tuple[VariantFacts, ...]
     router_ms: float = 0.0  # CPU of the router process for each request
+    router_ms_per_token: float = 0.0  # more of it, for each token of the text
     refuse_ms: float | None = None  # for one that it turns away unread; None: as much
+    warm_share: float = 1.0  # of router_ms and refuse_ms, right after other work of the router
     call_ms: float = (
         0.0  # CPU of the router process for each call, half to send and half for its reply
     )
     replica_call_ms: float = 0.0  # CPU of a replica for each call
     hop_ms: float = 0.0  # latency of a call beside any CPU, half each way
-    around_ms: float = 0.0  # CPU of the client and the proxy for each request, on the same cores
+    proxy_ms: float = 0.0  # CPU of the proxy for each request, on the same cores
+    client_ms: float = 0.0  # as well, of the client
     outside_ms: float = 0.0  # median latency of a request outside of the router, half each way
     outside_spread: float = 1.0  # its p95 / median
     engine_pace: float = 1.0  # what a batch takes in a server / in the profile's hot loop
+    served: Mapping[str, Fit] = field(
+        default_factory=dict, hash=False
+    )  # instead, by variant, where measured
+    together_pace: float = 1.0  # what a batch takes while another engine is busy / alone
     stalls_per_s: float = 0.0  # how often the host takes a core away, for each second of work on it
     stall_ms: float = 0.0  # for how long, on average
+
+    def batches(self, facts: VariantFacts) -> Fit:
+        """What a variant's batches take here, alone."""
+        profile, pace = facts.profile, self.engine_pace
+        found = self.served.get(facts.variant)
+        if found is not None:
+            return found
+        return Fit(
+            base_ms=profile.base_ms * pace,
+            per_token_ms=profile.per_token_ms * pace,
+            spread=max(profile.spread, 1.0),
+        )
+
+    def with_clients_elsewhere(self) -> Machine:
+        """The same one, whose clients run on others."""
+        return replace(self, client_ms=0.0)
+
+    def warmth(self, idle_s: float) -> float:
+        """Of the router's CPU for a request, how much it takes after so long without any work."""
+        return self.warm_share + (1 - self.warm_share) * min(idle_s / COLD_AFTER_S, 1.0)
 
     @property
     def unread_ms(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from loadtests.errors import BadOption
@@ -38,6 +39,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only-routed", action="store_true", help="no baselines, bound, ablations or metastability"
     )
+    parser.add_argument(
+        "--clients-here",
+        action="store_true",
+        help="clients run on the server's cores too, as in a load test of one host",
+    )
     parser.add_argument("--trace", type=Path, metavar="CSV", help="arrivals to replay")
     parser.add_argument(
         "--jobs", type=int, default=1, help="processes to simulate in (default: %(default)s)"
@@ -69,7 +75,10 @@ def simulate(args: argparse.Namespace) -> int:
         trace=args.trace,
         jobs=min(max(args.jobs, 1), os.cpu_count() or 1),
     )
-    simulated = run_all(read_machine(args.machine), options, ProgressLine())
+    measured = read_machine(args.machine)
+    if not args.clients_here:
+        measured = replace(measured, machine=measured.machine.with_clients_elsewhere())
+    simulated = run_all(measured, options, ProgressLine())
     print(write(simulated, args.out))
     print(args.out / "tables.md")
     return 0

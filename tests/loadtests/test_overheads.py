@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtests.overheads import _by_kind, _kind
+from loadtests.process_cpu import by_kind, kind_of
 from loadtests.reality import MIX, Compared, Told, _told
 from loadtests.records import Row, to_columns
 from loadtests.sim_types import Machine
@@ -23,14 +23,14 @@ from tests.loadtests.sim_machines import LADDER
 )
 def test_processes_are_told_apart_by_their_titles(words: str, kind: str) -> None:
     """Ray names its workers by what they run, the method included while one does."""
-    assert _kind(words) == kind
+    assert kind_of(words) == kind
 
 
 def test_spent_time_adds_up_by_kind() -> None:
     """Two replicas count together, and a process that came between the looks only from then on."""
     before = {1: ("router", 2.0), 2: ("replica", 5.0), 3: ("replica", 1.0)}
     after = {1: ("router", 2.5), 2: ("replica", 6.0), 3: ("replica", 1.25), 4: ("other", 9.0)}
-    assert _by_kind(before, after) == {"router": 0.5, "replica": 1.25, "other": 0.0}
+    assert by_kind(before, after) == {"router": 0.5, "replica": 1.25, "other": 0.0}
 
 
 def _row(*, budget_ms: float, latency_ms: float, status: int = 200, fidelity: float = 1.0) -> Row:

@@ -12,8 +12,10 @@ import pytest
 from loadtests.__main__ import parser
 from loadtests.cluster_model import Cluster, Setup
 from loadtests.errors import BadFile, BadOption
+from loadtests.in_service import InService
 from loadtests.machine_file import (
     MachineFile,
+    MeasuredFit,
     MeasuredProfile,
     Pool,
     Rung,
@@ -24,6 +26,7 @@ from loadtests.machine_from import described
 from loadtests.overheads import Overheads
 from loadtests.product_policy import BrainPolicy, Switches
 from loadtests.sim_runs import Load, Run, execute, requests_of
+from loadtests.sim_types import Fit
 from loadtests.sim_workload import replayed
 from loadtests.simulate_command import simulate
 from tests.loadtests.sim_machines import LADDER, MACHINE
@@ -145,19 +148,27 @@ def test_a_server_describes_its_machine() -> None:
         router_ms=0.51234,
         call_ms=2.0,
         replica_call_ms=0.4,
-        around_ms=1.5,
+        proxy_ms=0.5,
+        client_ms=1.5,
         hop_ms=0.3,
         outside_ms=4.0,
         outside_spread=2.0,
-        engine_pace=1.25,
         stalls_per_s=2.5,
         stall_ms=5.0,
+        router_ms_per_token=0.0012,
+        refuse_ms=0.25,
+        warm_share=0.5,
+        engines=InService(
+            served={"onnx-fp32": Fit(base_ms=2.0, per_token_ms=0.11, spread=1.3)},
+            together_pace=1.25,
+        ),
     )
     found = described([told], lambda text: len(text.split()), cores=2, overheads=overheads)
     assert found.cores == 1.875  # what serves nothing is not there for requests
-    assert (found.router_ms, found.around_ms, found.hop_ms) == (0.512, 1.5, 0.3)
-    assert (found.outside_ms, found.engine_pace, found.stalls_per_s) == (4.0, 1.25, 2.5)
+    assert (found.router_ms, found.client_ms, found.hop_ms) == (0.5123, 1.5, 0.3)
+    assert (found.outside_ms, found.together_pace, found.stalls_per_s) == (4.0, 1.25, 2.5)
     assert found.variants[0].profile.base_ms == 1.5
+    assert found.variants[0].served == MeasuredFit(base_ms=2.0, per_token_ms=0.11, spread=1.3)
     assert [(pool.name, pool.share) for pool in found.token_pools] == [
         ("query", 60),
         ("passage", 30),
