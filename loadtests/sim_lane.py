@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from loadtests.sim_replica import Attempt, Call, Replica
-from serve_app.dispatch import CALLS_PER_REPLICA, LOOKED_AT
+from serve_app.dispatch import LOOKED_AT
 from serve_app.manifest import Profile
-from serve_app.policy.batching import next_batch
+from serve_app.policy.batching import calls_each, next_batch
 
 if TYPE_CHECKING:
     from loadtests.sim_router import Router
@@ -55,10 +55,20 @@ class Lane:
         self._pump()
 
     def _pump(self) -> None:
-        while self._queue and self._calls < CALLS_PER_REPLICA * self._up():
+        if not self._queue:
+            return
+        router, up = self._router, self._up()
+        busy = router.busy_engines() - self.busy + up
+        most = up * calls_each(busy, cores=router.machine.cores)
+        while self._queue and self._calls < most:
             parts = self._take()
             if parts:
                 self._send(parts)
+
+    @property
+    def busy(self) -> int:
+        """Replicas with something to do, as far as the router knows."""
+        return min(self._calls, self._up())
 
     def _up(self) -> int:
         if len(self._replicas) == 1:

@@ -105,6 +105,10 @@ class Router:
         """For policies: see `View`."""
         return self._lanes[variant].inflight_requests
 
+    def busy_engines(self) -> int:
+        """Of all variants, as far as this router knows."""
+        return sum([lane.busy for lane in self._lanes.values()])
+
     def arrive(self, attempt: Attempt) -> None:
         """A request is at the door."""
         around_s = (self.machine.proxy_ms + self.machine.client_ms) / 1000

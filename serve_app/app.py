@@ -57,7 +57,7 @@ ENGINE_NICENESS = 10
 # Ours queue; Serve's own limit of 5 would starve the batches.
 MAX_ONGOING_CALLS = 64
 MAX_ONGOING_REQUESTS = 10_000
-# A busy replica has CALLS_PER_REPLICA (2) calls in flight, an idle one less than one.
+# A busy replica has at most two calls of each router in flight (`Brain.calls_each`), an idle one less than one.
 BY_REQUESTS = {
     "target_ongoing_requests": 1.2,
     "metrics_interval_s": 2.0,

@@ -1,9 +1,10 @@
 """The router's side of a variant: texts gather while calls are in flight; one call carries many.
 
 A call costs some CPU whatever it carries (`docs/fast-path.md`), so while a variant's replicas are busy its
-texts wait here, and the next call takes what gathered. Two calls a replica are kept in flight: one in
-the engine, one at its door. A call is one batch, of texts of like length around the oldest: a reply
-comes with the last of its texts, so a short text must not travel with long ones.
+texts wait here, and the next call takes what gathered. Two calls a replica are kept in flight, one in
+the engine, one at its door; or one, while engines crowd the cores (`Brain.calls_each`). A call is one batch,
+of texts of like length around the oldest: a reply comes with the last of its texts, so a short text must
+not travel with long ones.
 
 Work that nobody waits for is not sent, and a call that carries nothing else is cancelled.
 
@@ -30,7 +31,6 @@ from serve_app.parts import LATE, Embedded, Flight, Part, fail_all, hand_out
 from serve_app.policy.batching import next_batch, take_tokens
 from serve_app.policy.brain import Brain
 
-CALLS_PER_REPLICA = 2
 LOOKED_AT = 256  # parts, oldest first, among which a call looks for its like
 PARTS_QUEUED_AT_MOST = 10_000  # then new requests are turned away
 
@@ -126,7 +126,9 @@ class Lane:
     def _pump(self) -> None:
         """Send what gathered while calls are free."""
         now_s = time.monotonic()
-        free = CALLS_PER_REPLICA * self.load.count(now_s) - len(self._calls)
+        free = self.load.count(now_s) * self._brain.calls_each(self._variant, now_s=now_s) - len(
+            self._calls
+        )
         while self._queue and free > 0:
             if parts := self._take(now_s):
                 self._launch(parts)

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from serve_app.calls import Call, Reply
-from serve_app.dispatch import CALLS_PER_REPLICA, Lane
+from serve_app.dispatch import Lane
 from serve_app.engines.base import TokenIds, Vectors
 from serve_app.engines.fake_engine import FakeEngine
 from serve_app.manifest import Manifest
 from serve_app.parts import Embedded
+from serve_app.policy.batching import CALLS_EACH
 from serve_app.policy.brain import Brain, Options, VariantFacts
 from serve_app.policy.hint import Hint
 from serve_app.policy.load import ReplicaState
@@ -75,12 +76,12 @@ def vectors_of(texts: Sequence[TokenIds]) -> Vectors:
     return FakeEngine(dims=DIMS).embed(texts)
 
 
-def lane_of(manifest: Manifest, transport: HeldTransport) -> Lane:
+def lane_of(manifest: Manifest, transport: HeldTransport, *, cores: float = 4) -> Lane:
     """A lane with a brain that knows its variant only."""
     facts = VariantFacts(
         variant=manifest.variant, fidelity=manifest.fidelity.p1, profile=manifest.profile
     )
-    options = Options(default=Hint(budget_ms=1000.0), cores=1)
+    options = Options(default=Hint(budget_ms=1000.0), cores=cores)
     brain = Brain([facts], options=options, draw=lambda: 0.0)
     return Lane(manifest, transport, brain=brain)
 
@@ -106,4 +107,4 @@ def passed(_: float | None) -> float:
 
 async def fill(lane: Lane) -> list[asyncio.Task[Embedded]]:
     """Take all the calls that one replica may have in flight."""
-    return [await start(lane, texts_of(2)) for _ in range(CALLS_PER_REPLICA)]
+    return [await start(lane, texts_of(2)) for _ in range(CALLS_EACH)]

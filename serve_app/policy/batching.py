@@ -15,6 +15,7 @@ BASES = 6.0  # a batch of so many times its own cost spends five sixths of its t
 LEAST_BATCH_MS = 8.0  # a call costs its router and replica something too
 MOST_BATCH_MS = 25.0  # beyond, those who wait for the next batch lose more than this one gains
 FEWEST_TOKENS = 16
+CALLS_EACH = 2  # on their way to a replica at most
 
 
 def next_batch(lengths: Sequence[int], batch_tokens: int) -> list[int]:
@@ -63,3 +64,16 @@ def short_batches(profile: Profile) -> Profile:
     if within >= profile.batch_tokens:
         return profile
     return replace(profile, batch_tokens=max(within, FEWEST_TOKENS))
+
+
+def calls_each(busy: int, *, cores: float) -> int:
+    """How many calls a replica shall have on their way: one in its engine, and one at its door.
+
+    While as many engines are busy as there are cores, others use what an engine leaves between two
+    batches, and a call at the door would only be a longer wait for those who come next: then one.
+
+    Args:
+        busy: engines with something to do, as far as a router knows.
+        cores: that they share.
+    """
+    return 1 if busy >= cores else CALLS_EACH

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import log
 
+from serve_app.policy.batching import calls_each
 from serve_app.policy.brownout import Brownout
 from serve_app.policy.contention import Contention
 from serve_app.policy.decision import Candidate, Decision, Terms
@@ -191,6 +192,8 @@ class Brain:
         moment.now_s, moment.passed_s = now_s, now_s - self._decided_s
         moment.lag_ms, moment.remembers = LEGS * self.lag_ms, remember
         moment.joining, moment.adding = contention.at(busy), contention.at(busy + 1)
+        alone = calls_each(busy, cores=self._options.cores) == 1
+        moment.gap_ms = moment.joining[1] if alone else 0.0
         if remember:
             self._decided_s = now_s
 
@@ -227,6 +230,12 @@ class Brain:
         """Busy engines, one of this variant's replicas among them: to note when a call leaves."""
         load = self._variants[variant].load
         return self._engines.busy + (load.calls < load.count(now_s))
+
+    def calls_each(self, variant: str, *, now_s: float) -> int:
+        """How many calls a replica shall have on their way, when texts wait for all of its variant's."""
+        load = self._variants[variant].load
+        idle = max(load.count(now_s) - load.calls, 0)
+        return calls_each(self._engines.busy + idle, cores=self._options.cores)
 
     def saw(
         self, variant: str, state: ReplicaState, *, busy: int, hop_ms: float, now_s: float

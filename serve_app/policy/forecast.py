@@ -5,7 +5,7 @@ times as long where other engines share the cores. The tokens ahead run in batch
 a request's own texts follow, in a batch that those who arrive during the wait will join:
 
     ahead, rest = full batches and one rest
-    wait        = pace * T(ahead) - what the running batch has already had
+    wait        = pace * T(ahead) + gaps - what the running batch has already had
     joiners     = pace * per_token * min(room in my last batch, rate * wait)
     p50         = wait + pace * T(mine) + joiners + hop
     p95         = p50 * exp(theta), theta learned online: see `correction.py`
@@ -45,7 +45,13 @@ def batches_ms(profile: Profile, tokens: float) -> float:
     )
 
 
-def wait_of(fit: tuple[float, float, int], ahead: float, running_ms: float, pace: float) -> float:
+def wait_of(
+    fit: tuple[float, float, int],
+    ahead: float,
+    running_ms: float,
+    pace: float,
+    gap_ms: float = 0.0,
+) -> float:
     """Milliseconds until the tokens ahead are done.
 
     Args:
@@ -53,11 +59,13 @@ def wait_of(fit: tuple[float, float, int], ahead: float, running_ms: float, pace
         ahead: tokens that go first; see `VariantLoad.ahead`.
         running_ms: how long the batch in the engine has run.
         pace: how many times longer it takes among the engines that are busy now.
+        gap_ms: what passes between two batches, where the next is sent when one has come back.
     """
     base_ms, per_token_ms, batch_tokens = fit
     first = ahead if ahead < batch_tokens else batch_tokens  # tokens in the engine
-    first_ms = pace * (base_ms + per_token_ms * first)
-    wait_ms = pace * (-(-ahead // batch_tokens) * base_ms + ahead * per_token_ms)
+    first_ms = pace * (base_ms + per_token_ms * first) + gap_ms
+    batches = -(-ahead // batch_tokens)
+    wait_ms = pace * (batches * base_ms + ahead * per_token_ms) + batches * gap_ms
     wait_ms -= running_ms if running_ms < first_ms else first_ms
     # Below 0 where nothing is ahead: a call whose requests have all gone is still on its way.
     return wait_ms if wait_ms > 0.0 else 0.0

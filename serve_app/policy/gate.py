@@ -18,15 +18,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-INTERVAL_S = 0.5  # a stall of the host, or a burst, is over by then
+INTERVAL_S = 0.05  # a stall of the host is over by then
 SILENT_S = 1.0  # without a request for so long nothing stands
 OF_THE_TIGHTEST = 0.25  # of the tightest budget: what a lag may take
 LEAST_TARGET_MS, MOST_TARGET_MS = 10.0, 250.0
 REMEMBERED_S = 10.0  # a tight budget that nobody asked for again
 MISSES = 0.05
-RISES = 0.3
+RISES = 5.0
 STEEPEST = 3.0  # of lag / target - 1
-FALLS_S = 1.0
+FALLS_S = 0.2
 MOST = 0.95  # of requests turned away
 OF_NOTE = 0.01  # a smaller share is none
 

@@ -34,6 +34,7 @@ class Moment:
     __slots__ = (
         "adding",
         "corrects",
+        "gap_ms",
         "joiners",
         "joining",
         "lag_ms",
@@ -54,6 +55,7 @@ class Moment:
         self.remembers = True  # prices move for good
         self.lag_ms = 0.0  # of the router, on both legs of a call
         self.joining = self.adding = (1.0, 0.0)  # pace and hop: of a busy engine; of one more
+        self.gap_ms = 0.0  # between two batches of an engine
 
 
 class Outlook:
@@ -105,7 +107,8 @@ class Outlook:
         if ahead is None:
             wait_ms = 0.0
         else:
-            wait_ms = wait_of(load.fit, ahead, load.running_ms(now_s), moment.joining[0])
+            running_ms, pace = load.running_ms(now_s), moment.joining[0]
+            wait_ms = wait_of(load.fit, ahead, running_ms, pace, moment.gap_ms)
         self.wait_ms = wait_ms
         per_token = self.per_token
         if wait_ms <= TARGET_WAIT_MS and per_token == LEAST:
@@ -150,7 +153,7 @@ def look_at_all(rows: Sequence[Outlook], moment: Moment) -> None:
     A router does this for each request. A test holds the two together.
     """
     now_s, passed_s, tokens = moment.now_s, moment.passed_s, moment.tokens
-    pace, remembers = moment.joining[0], moment.remembers
+    pace, gap_ms, remembers = moment.joining[0], moment.gap_ms, moment.remembers
     for row in rows:
         load = row.load
         row.forecast = None
@@ -166,9 +169,10 @@ def look_at_all(rows: Sequence[Outlook], moment: Moment) -> None:
             ahead = row.ahead = (load.inflight_tokens + others) / replicas
             base_ms, per_token_ms, batch_tokens = load.fit
             first = ahead if ahead < batch_tokens else batch_tokens
-            first_ms = pace * (base_ms + per_token_ms * first)
+            first_ms = pace * (base_ms + per_token_ms * first) + gap_ms
             running_ms = (now_s - load.running_since_s) * 1000
-            wait_ms = pace * (-(-ahead // batch_tokens) * base_ms + ahead * per_token_ms)
+            batches = -(-ahead // batch_tokens)
+            wait_ms = pace * (batches * base_ms + ahead * per_token_ms) + batches * gap_ms
             wait_ms -= running_ms if running_ms < first_ms else first_ms
             wait_ms = max(wait_ms, 0.0)
         row.wait_ms = wait_ms

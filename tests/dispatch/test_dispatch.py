@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from serve_app import dispatch
-from serve_app.dispatch import CALLS_PER_REPLICA, Lane
+from serve_app.dispatch import Lane
+from serve_app.manifest import Manifest
+from serve_app.policy.batching import CALLS_EACH
 from tests.held_calls import (
     CALL_TOKENS,
     DIMS,
     HeldTransport,
     fill,
+    lane_of,
     start,
     texts_of,
     vectors_of,
@@ -44,14 +47,30 @@ def test_texts_that_arrive_meanwhile_travel_in_one_call(
         await fill(lane)
         asked = [texts_of(5), texts_of(3), texts_of(6)]
         late = [await start(lane, texts) for texts in asked]
-        assert len(transport.calls) == CALLS_PER_REPLICA
+        assert len(transport.calls) == CALLS_EACH
         await transport.answer(0)
-        assert transport.lengths(CALLS_PER_REPLICA) == [3, 5, 6]
-        assert len(transport.calls) == CALLS_PER_REPLICA + 1
-        await transport.answer(CALLS_PER_REPLICA)
+        assert transport.lengths(CALLS_EACH) == [3, 5, 6]
+        assert len(transport.calls) == CALLS_EACH + 1
+        await transport.answer(CALLS_EACH)
         for task, texts in zip(late, asked, strict=True):
             np.testing.assert_array_equal((await task).vectors, vectors_of(texts))
         await transport.answer(1)
+
+    asyncio.run(scenario())
+
+
+def test_where_engines_crowd_the_cores_a_replica_has_one_call_at_a_time(
+    manifest: Manifest, transport: HeldTransport
+) -> None:
+    """On one core nothing waits at a replica's door, and the next call leaves when one is back."""
+
+    async def scenario() -> None:
+        lane = lane_of(manifest, transport, cores=1)
+        tasks = [await start(lane, texts_of(CALL_TOKENS)) for _ in range(3)]
+        for position in range(3):
+            assert len(transport.calls) == position + 1
+            await transport.answer(position)
+        await asyncio.gather(*tasks)
 
     asyncio.run(scenario())
 
@@ -96,11 +115,11 @@ def test_calls_in_flight_are_bounded_by_the_replicas_seen(
 
     async def scenario() -> None:
         tasks = [await start(lane, texts_of(CALL_TOKENS)) for _ in range(9)]
-        assert len(transport.calls) == CALLS_PER_REPLICA
+        assert len(transport.calls) == CALLS_EACH
         await transport.answer(0, replica="r1")
-        assert len(transport.calls) - 1 == CALLS_PER_REPLICA
+        assert len(transport.calls) - 1 == CALLS_EACH
         await transport.answer(1, replica="r2")
-        assert len(transport.calls) - 2 == 2 * CALLS_PER_REPLICA
+        assert len(transport.calls) - 2 == 2 * CALLS_EACH
         for position in range(2, 9):
             await transport.answer(position)
         await asyncio.gather(*tasks)
@@ -189,9 +208,9 @@ def test_tokens_are_in_flight_until_the_answer(lane: Lane, transport: HeldTransp
     async def scenario() -> None:
         await fill(lane)
         await start(lane, texts_of(3, 4))
-        assert lane.load.inflight_tokens == 2 * CALLS_PER_REPLICA + 7
+        assert lane.load.inflight_tokens == 2 * CALLS_EACH + 7
         await transport.answer(0)
-        assert lane.load.inflight_tokens == 2 * (CALLS_PER_REPLICA - 1) + 7
+        assert lane.load.inflight_tokens == 2 * (CALLS_EACH - 1) + 7
         await transport.answer(1)
         await transport.answer(2)
         assert lane.load.inflight_tokens == 0

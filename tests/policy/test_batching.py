@@ -5,9 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.policy.batching import (
+    CALLS_EACH,
     FEWEST_TOKENS,
     LEAST_BATCH_MS,
     MOST_BATCH_MS,
+    calls_each,
     next_batch,
     short_batches,
     take_tokens,
@@ -131,3 +133,21 @@ def test_a_shorter_batch_still_holds_a_few_tokens(
     """However slow the engine; and it is never made longer."""
     found = short_batches(profile_of(base_ms, per_token_ms, batch_tokens=batch_tokens))
     assert FEWEST_TOKENS <= found.batch_tokens <= batch_tokens
+
+
+@pytest.mark.parametrize(
+    ("busy", "cores", "calls"),
+    [
+        (0, 1, CALLS_EACH),
+        (1, 1, 1),
+        (1, 2, CALLS_EACH),
+        (2, 2, 1),
+        (3, 1.8, 1),
+        (3, 16, CALLS_EACH),
+    ],
+)
+def test_a_call_waits_at_the_door_only_where_cores_are_left(
+    busy: int, cores: float, calls: int
+) -> None:
+    """Once as many engines are busy as there are cores, each replica has one call."""
+    assert calls_each(busy, cores=cores) == calls

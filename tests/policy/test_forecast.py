@@ -156,3 +156,17 @@ def test_every_forecast_has_a_bin(ahead: float | None, batch_tokens: int, tokens
 def test_the_median_is_the_wait_and_the_service() -> None:
     """A forecast holds the two apart, and adds them up."""
     assert math.isclose(Forecast(3.0, 4.0, 9.0).p50_ms, 7.0)
+
+
+@given(st.floats(0, 2000), st.floats(0, 200), st.floats(1, 4), st.floats(0, 20))
+def test_a_gap_between_batches_is_waited_for_once_a_batch(
+    ahead: float, running_ms: float, pace: float, gap_ms: float
+) -> None:
+    """A wait grows by no more than a gap for each batch ahead, and by all of them before the first ran."""
+    fit = fit_of(profile_of())
+    without = wait_of(fit, ahead, running_ms, pace)
+    gaps_ms = gap_ms * -(-ahead // fit[2])
+    grown_ms = wait_of(fit, ahead, running_ms, pace, gap_ms) - without
+    assert -1e-6 <= grown_ms <= gaps_ms + 1e-6
+    before = wait_of(fit, ahead, 0.0, pace, gap_ms) - wait_of(fit, ahead, 0.0, pace)
+    assert before == pytest.approx(gaps_ms)
