@@ -321,7 +321,7 @@ def run_locally(
             signal.signal(number, signal.default_int_handler)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         say("deploying the ladder")
-        _deploy(build_app(given), host=host, port=port)
+        _deploy(given, host=host, port=port)
         url = f"http://{host}:{port}"
         say(f"ready in {time.monotonic() - started_s:.0f} s on {url} (Ctrl-C stops)")
         threading.Event().wait()
@@ -333,15 +333,18 @@ def run_locally(
         stop_quietly(serve.shutdown, ray.shutdown)
 
 
-def _deploy(application: Application, *, host: str, port: int) -> None:
+def _deploy(given: dict[str, Any], *, host: str, port: int) -> None:
     """Start Serve and run the application, whose replicas start beside Serve's proxies, not after them."""
     beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="serve-start")
     try:
         options = {"host": host, "port": port}
         started = beside.submit(serve.start, http_options=options, logging_config=LOGGING)
-        while not started.done() and not serve.status().proxies:
+        application = build_app(given)
+        while not serve.status().proxies:
+            if started.done():
+                started.result()  # raises what went wrong
             time.sleep(CONTROLLER_LOOK_S)
         serve.run(application, name="embeddings", logging_config=LOGGING)
         started.result()
     finally:
-        beside.shutdown(wait=False)
+        beside.shutdown(wait=False)  # a Ctrl-C waits for no proxy
