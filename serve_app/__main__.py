@@ -56,7 +56,9 @@ def main() -> None:
         haproxy = find_haproxy()
         if haproxy is None:
             say("warning: no HAProxy here; Serve's own proxy is several times slower")
-        apply_local_environment(haproxy=haproxy, localhost_only=args.host == LOOPBACK)
+        apply_local_environment(
+            haproxy=haproxy, localhost_only=args.host == LOOPBACK, dashboard=args.dashboard
+        )
         from serve_app.app import run_locally  # reads the environment that is set only now
 
         run_locally(

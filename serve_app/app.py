@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -76,6 +77,7 @@ BY_DEMAND = {
 BOARD = "embedding-server"
 LOCALHOST = "127.0.0.1"
 FIND_WITHIN_S = 5.0  # to be told where replicas listen
+CONTROLLER_LOOK_S = 0.05  # until Serve's controller is there
 
 
 class KvBoard:
@@ -318,9 +320,8 @@ def run_locally(
         for number in SIGNALS:  # Ray has its own for SIGTERM; shells make their jobs ignore SIGINT
             signal.signal(number, signal.default_int_handler)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(http_options={"host": host, "port": port}, logging_config=LOGGING)
         say("deploying the ladder")
-        serve.run(build_app(given), name="embeddings", logging_config=LOGGING)
+        _deploy(given, host=host, port=port)
         url = f"http://{host}:{port}"
         say(f"ready in {time.monotonic() - started_s:.0f} s on {url} (Ctrl-C stops)")
         threading.Event().wait()
@@ -330,3 +331,20 @@ def run_locally(
         raise SetupError(f"Serve could not deploy: {str(error).strip().splitlines()[0]}") from error
     finally:
         stop_quietly(serve.shutdown, ray.shutdown)
+
+
+def _deploy(given: dict[str, Any], *, host: str, port: int) -> None:
+    """Start Serve and run the application, whose replicas start beside Serve's proxies, not after them."""
+    beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="serve-start")
+    try:
+        options = {"host": host, "port": port}
+        started = beside.submit(serve.start, http_options=options, logging_config=LOGGING)
+        application = build_app(given)
+        while not serve.status().proxies:
+            if started.done():
+                started.result()  # raises what went wrong
+            time.sleep(CONTROLLER_LOOK_S)
+        serve.run(application, name="embeddings", logging_config=LOGGING)
+        started.result()
+    finally:
+        beside.shutdown(wait=False)  # a Ctrl-C waits for no proxy

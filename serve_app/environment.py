@@ -40,15 +40,37 @@ SURVIVE_ROUTER_DEATH = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
 }
+# What Ray looks at four to ten times a second, in milliseconds. None of it is in a hurry on one host, and
+# each look wakes a process.
+SECONDLY = (
+    "RAY_raylet_report_resources_period_milliseconds",
+    "RAY_raylet_check_gc_period_milliseconds",
+    "RAY_kill_idle_workers_interval_ms",
+    "RAY_local_fs_monitor_interval_ms",
+    "RAY_object_manager_timer_freq_ms",
+    "RAY_memory_monitor_refresh_ms",
+)
+# What Ray counts and collects for its dashboard, its autoscaler, and drivers that print what workers print:
+# without a dashboard nobody reads it (our own metrics are at /metrics). Statistics of events alone make
+# each look for signals dearer by a quarter, and each of Ray's processes takes a hundred a second.
+UNREAD = {
+    "RAY_event_stats": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",  # with so many files, new ones are looked for …
+    "LOG_NAME_UPDATE_INTERVAL_S": "86400",  # … this often, else ten times a second
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "60",
+}
 # One host: nobody else balances load to it, so nothing to drain for; and nothing leaves it.
 LOCAL = {
     ONE_HOST: "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # A host of its own has nobody to report its resources to ten times a second, and nobody who collects
-    # Ray's metrics (ours are at /metrics): 15 -> 13 % of a core at idle on a slow two-core machine.
-    "RAY_raylet_report_resources_period_milliseconds": "1000",
-    "RAY_enable_metrics_collection": "0",
+    # Serve's processes are all started at once, and each imports Serve before it is told what to be.
+    "RAY_preload_python_modules": "ray.serve",
+    "RAY_worker_maximum_startup_concurrency": "16",
+    **dict.fromkeys(SECONDLY, "1000"),
 }
 
 
@@ -71,9 +93,13 @@ def cluster_environment(*, haproxy: bool) -> dict[str, str]:
     return FAST | SURVIVE_ROUTER_DEATH | {"RAY_SERVE_HAPROXY_NBTHREAD": threads}
 
 
-def apply_local_environment(*, haproxy: str | None, localhost_only: bool) -> None:
+def apply_local_environment(
+    *, haproxy: str | None, localhost_only: bool, dashboard: bool = False
+) -> None:
     """Set this process's environment for a cluster of its own; what a person has set stays."""
     settings = cluster_environment(haproxy=haproxy is not None) | LOCAL
+    if not dashboard:
+        settings |= UNREAD
     if haproxy is not None:
         settings |= _own_places()
         if localhost_only and "RAY_SERVE_HAPROXY_BINARY_PATH" not in os.environ:

@@ -1,5 +1,6 @@
 """The environment in which Ray starts: fast, this host's own, and a person's word is kept."""
 
+import functools
 import os
 import sys
 from importlib.metadata import distribution
@@ -9,9 +10,22 @@ from types import SimpleNamespace
 import pytest
 
 from serve_app import environment
-from serve_app.environment import LOCALHOST_WRAPPER, apply_local_environment, cluster_environment
+from serve_app.environment import (
+    LOCALHOST_WRAPPER,
+    SECONDLY,
+    UNREAD,
+    apply_local_environment,
+    cluster_environment,
+)
 
 BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
+READ_BY_RAYLET = (
+    "RAY_event_stats",
+    "RAY_enable_metrics_collection",
+    "RAY_task_events_report_interval_ms",
+    "RAY_preload_python_modules",
+    "RAY_worker_maximum_startup_concurrency",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +112,31 @@ def test_nothing_leaves_the_host() -> None:
     apply_local_environment(haproxy=None, localhost_only=True)
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert not any(name.startswith("RAY_SERVE_HAPROXY_STATS") for name in os.environ)
+
+
+@pytest.mark.parametrize("dashboard", [True, False])
+def test_what_only_a_dashboard_reads_is_collected_for_a_dashboard_only(*, dashboard: bool) -> None:
+    """An idle cluster counts nothing for nobody; whoever starts the dashboard finds it filled."""
+    apply_local_environment(haproxy=None, localhost_only=True, dashboard=dashboard)
+    assert all((name in os.environ) is not dashboard for name in UNREAD)
+
+
+@pytest.mark.parametrize("name", SECONDLY + READ_BY_RAYLET)
+def test_ray_knows_its_settings_by_these_names(name: str) -> None:
+    """Ray ignores names that it does not know: an update that renames one is noticed here."""
+    assert name.removeprefix("RAY_").encode() in _in_ray("core/src/ray/raylet/raylet")
+
+
+def test_rays_log_monitor_knows_its_settings_by_these_names() -> None:
+    """As above, for those that its log monitor reads."""
+    source = _in_ray("_private/log_monitor.py")
+    assert b'"RAY_LOG_MONITOR_MANY_FILES_THRESHOLD"' in source
+    assert b'"LOG_NAME_UPDATE_INTERVAL_S"' in source
+
+
+@functools.cache
+def _in_ray(path: str) -> bytes:
+    return Path(str(distribution("ray").locate_file(f"ray/{path}"))).read_bytes()
 
 
 def test_the_wrapper_is_a_program() -> None:
