@@ -6,6 +6,7 @@ it has measured all variants side by side.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,6 +105,10 @@ def finish(
         shutil.copyfile(checkpoint.tokenizer_file, folder / TOKENIZER_NAME)
     spec = recipe.variant(variant, checkpoint, notes=notes)
     device = _device(recipe)
+    if (
+        recipe.gpu and device == "cpu"
+    ):  # no replica runs it here, and its vectors are long in coming
+        threads = os.cpu_count() or threads
     with step(f"{variant}: fidelity over {len(reference.texts.probe)} texts"):
         setup = latency.setup(folder, spec, threads=threads, device=device)
         engine = open_engine(folder, spec, threads=threads, device=device)

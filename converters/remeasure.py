@@ -14,7 +14,8 @@ from converters import latency
 from converters.side_by_side import Say, profile_side_by_side
 from converters.workplace import Step, workplace
 from serve_app.engines.measure import hardware_name
-from serve_app.manifest import MANIFEST_NAME, Profile, read_manifest
+from serve_app.manifest import MANIFEST_NAME, Manifest, read_manifest
+from serve_app.registry import wants_gpu
 
 
 def remeasure_foreign(out: Path, *, prepare: Callable[[], None], step: Step, say: Say) -> bool:
@@ -43,7 +44,7 @@ def foreign(out: Path) -> list[Path]:
     Raises:
         ArtifactError: a manifest is broken.
     """
-    return [folder for folder in artifacts(out) if not _is_of_here(read_manifest(folder).profile)]
+    return [folder for folder in artifacts(out) if not _is_of_here(read_manifest(folder))]
 
 
 def artifacts(out: Path) -> list[Path]:
@@ -67,8 +68,9 @@ def remeasure(out: Path, choose: Callable[[Path], list[Path]], *, step: Step, sa
         return bool(profile_side_by_side(choose(out), step=step, say=say, afresh=True))
 
 
-def _is_of_here(profile: Profile) -> bool:
-    """A machine without a GPU cannot tell whose a GPU's profile is, and leaves it alone."""
-    if profile.device == "cuda" and not latency.gpu_count():
+def _is_of_here(manifest: Manifest) -> bool:
+    """A machine without a GPU leaves alone what needs one: whose profile it is, it cannot tell."""
+    profile = manifest.profile
+    if (profile.device == "cuda" or wants_gpu(manifest)) and not latency.gpu_count():
         return True
     return profile.hardware == hardware_name(profile.device)

@@ -17,7 +17,7 @@ from serve_app.engines.base import Device, Engine, open_engine
 from serve_app.engines.measure import Setup, hardware_name
 from serve_app.errors import ConversionError, SetupError
 from serve_app.manifest import Manifest, verify, write_manifest
-from serve_app.registry import may_use_gpu
+from serve_app.registry import may_use_gpu, wants_gpu
 
 Say = Callable[[str], None]
 
@@ -92,4 +92,6 @@ def _device(manifest: Manifest) -> Device:
         return "cuda"
     if manifest.profile.device == "cuda":
         raise ConversionError("its profile is a GPU's, and this machine has none")
+    if wants_gpu(manifest):  # on a CPU it took more of a build than all others together
+        raise ConversionError("it needs a GPU, and this machine has none")
     return "cpu"

@@ -228,3 +228,18 @@ def test_list_warns_of_foreign_profiles_with_the_command_that_mends_them(
     command(*words[3:-2])
     command("list")
     assert "warning" not in capsys.readouterr().err
+
+
+def test_what_needs_a_gpu_is_not_measured_where_there_is_none(
+    command: Callable[..., None], out: Path, opened: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would take longer than all others together, for times that nobody uses; its first profile stays."""
+    gpu_only = {"runtime": "torch", "precision": "fp16"}
+    folder = out / "fake-bf16"
+    write_manifest(folder, replace(read_manifest(folder), **gpu_only))
+    before = read_manifest(folder).profile
+    assert remeasure.foreign(out) == [out / "fake-int8"]
+    command("measure")
+    assert opened == ["fake-fp32", "fake-int8"]
+    assert "fake-bf16: not measured again (it needs a GPU" in capsys.readouterr().err
+    assert read_manifest(folder).profile == before
