@@ -216,8 +216,9 @@ def _subjects(options: Options, ladder: Ladder) -> list[Subject]:
 def _paced(options: Options, results: Results) -> str:
     """How it was measured, for people; an interrupted run has fewer rounds than it was to have."""
     pace, rounds = options.pace, len({m.round for m in results.measured})
+    counted = f"medians of {rounds} rounds" if rounds > 1 else "one round"
     return (
-        f"medians of {rounds} rounds; {pace.seconds:g} s each after {pace.warm_s:g} s of "
+        f"{counted}; {pace.seconds:g} s each after {pace.warm_s:g} s of "
         "warm-up, then until the last answer; each subject alone on the machine, started anew in each "
         "round; ratios are medians of each round's ratio. CPU is the server's whole process tree, "
         "without the client"
