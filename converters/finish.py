@@ -105,9 +105,8 @@ def finish(
         shutil.copyfile(checkpoint.tokenizer_file, folder / TOKENIZER_NAME)
     spec = recipe.variant(variant, checkpoint, notes=notes)
     device = _device(recipe)
-    if (
-        recipe.gpu and device == "cpu"
-    ):  # no replica runs it here, and its vectors are long in coming
+    # What needs a GPU that is not here runs in no replica, and its vectors are long in coming.
+    if recipe.gpu and device == "cpu":
         threads = os.cpu_count() or threads
     with step(f"{variant}: fidelity over {len(reference.texts.probe)} texts"):
         setup = latency.setup(folder, spec, threads=threads, device=device)

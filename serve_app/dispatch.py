@@ -125,10 +125,11 @@ class Lane:
 
     def _pump(self) -> None:
         """Send what gathered while calls are free."""
+        if not self._queue:
+            return
         now_s = time.monotonic()
-        free = self.load.count(now_s) * self._brain.calls_each(self._variant, now_s=now_s) - len(
-            self._calls
-        )
+        each = self._brain.calls_each(self._variant, now_s=now_s)
+        free = each * self.load.count(now_s) - len(self._calls)
         while self._queue and free > 0:
             if parts := self._take(now_s):
                 self._launch(parts)

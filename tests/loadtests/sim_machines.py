@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from loadtests.sim_types import Machine, SimRequest
+from loadtests.sim_types import Fit, Machine, SimRequest
 from serve_app.policy.brain import VariantFacts
 from tests.policy.profiles import profile_of
 
@@ -28,6 +28,14 @@ LADDER = (
 )
 MACHINE = Machine(
     cores=2, variants=LADDER, router_ms=0.2, call_ms=0.5, replica_call_ms=0.2, hop_ms=0.2
+)
+# Its engines slow each other, and its router has warm and cold hours.
+SLOW = replace(
+    MACHINE,
+    together_pace=1.4,
+    router_ms_per_token=0.003,
+    warm_share=0.3,
+    served={"best": Fit(base_ms=3.0, per_token_ms=0.12, spread=1.3)},
 )
 
 

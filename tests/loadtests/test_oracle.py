@@ -18,7 +18,7 @@ from loadtests.product_policy import BrainPolicy
 from loadtests.sim_results import result_of, worths
 from loadtests.sim_types import Machine, SimRequest
 from loadtests.sim_workload import assumed_pools, in_bursts, requests_at
-from tests.loadtests.sim_machines import MACHINE, facts, request
+from tests.loadtests.sim_machines import MACHINE, SLOW, facts, request
 
 ONE = facts("one", base_ms=0.0, per_token_ms=0.1)
 BEST, MIDDLE, CHEAP = (
@@ -222,14 +222,16 @@ def test_a_routing_router_leaves_less_to_the_engines() -> None:
     assert attained < 0.6 * bound(requests, quiet).attainment
 
 
-@pytest.mark.parametrize("rate", [60.0, 700.0])
-def test_no_simulated_policy_beats_the_bound(rate: float) -> None:
+@pytest.mark.parametrize(
+    ("machine", "rate"), [(MACHINE, 60.0), (MACHINE, 700.0), (SLOW, 60.0), (SLOW, 500.0)]
+)
+def test_no_simulated_policy_beats_the_bound(machine: Machine, rate: float) -> None:
     """The product and every baseline, simulated on the same requests, stay below."""
     requests = requests_at(in_bursts(rate, 6.0, 1), assumed_pools(), seed=1)
-    found = bound(requests, MACHINE)
+    found = bound(requests, machine)
     for make in (BrainPolicy, *BASELINES.values()):
-        fate = Cluster(MACHINE, make, seed=1).run(requests)
-        result = result_of(fate, requests, MACHINE, decisions=0, forecasts={})
+        fate = Cluster(machine, make, seed=1).run(requests)
+        result = result_of(fate, requests, machine, decisions=0, forecasts={})
         assert result.attainment <= found.attainment + NEAR
         assert result.fidelity <= found.fidelity + NEAR
 

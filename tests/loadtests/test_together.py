@@ -12,26 +12,16 @@ import pytest
 
 from loadtests import simulate as runs
 from loadtests.__main__ import parser
-from loadtests.baselines import BASELINES
 from loadtests.cluster_model import Cluster
 from loadtests.machine_file import Measured, read_machine
 from loadtests.oracle import bound
 from loadtests.product_policy import BrainPolicy
-from loadtests.sim_results import result_of
 from loadtests.sim_types import Fit, Machine
-from loadtests.sim_workload import assumed_pools, in_bursts, requests_at
 from loadtests.simulate_command import simulate
 from loadtests.simulation import Simulation
-from tests.loadtests.sim_machines import MACHINE, facts, request
+from tests.loadtests.sim_machines import facts, request
 
 RESULTS = Path(__file__).parents[2] / "loadtests" / "results"
-SLOW = replace(
-    MACHINE,
-    together_pace=1.4,
-    router_ms_per_token=0.003,
-    warm_share=0.3,
-    served={"best": Fit(base_ms=3.0, per_token_ms=0.12, spread=1.3)},
-)
 
 
 def _ends(
@@ -110,18 +100,6 @@ def test_a_router_that_is_busy_works_faster() -> None:
     assert (first, second) == pytest.approx((both_read_ms + 7.0, both_read_ms + 2 * 7.0))
     assert quiet == pytest.approx(2.0 + 7.0)
     assert [machine.warmth(idle_s) for idle_s in (0.0, 0.0015, 9.0)] == [0.25, 0.625, 1.0]
-
-
-@pytest.mark.parametrize("rate", [60.0, 500.0])
-def test_no_simulated_policy_beats_the_bound_of_slow_engines(rate: float) -> None:
-    """The product and every baseline stay below what engines that slow each other allow."""
-    requests = requests_at(in_bursts(rate, 6.0, 1), assumed_pools(), seed=1)
-    found = bound(requests, SLOW)
-    for make in (BrainPolicy, *BASELINES.values()):
-        fate = Cluster(SLOW, make, seed=1).run(requests)
-        result = result_of(fate, requests, SLOW, decisions=0, forecasts={})
-        assert result.attainment <= found.attainment + 1e-9
-        assert result.fidelity <= found.fidelity + 1e-9
 
 
 @pytest.mark.parametrize(
