@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import json
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from converters.provenance import Provenance
 from loadtests.autoscale_doubles import make_double
 from loadtests.autoscale_load import OK, Answer, Phase, Sample, count_replicas, play
 from loadtests.errors import NoServer
+from serve_app.ports import free_port
 
 READY_WITHIN_S = 180.0
 STOPPED_WITHIN_S = 60.0
@@ -92,9 +92,7 @@ def run(setting: Setting, policy: str) -> Played:
 def _served(
     artifacts: Path, setting: Setting, flags: Sequence[str], *, log: Path
 ) -> Iterator[tuple[str, psutil.Process]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "serve_app", "--artifacts", str(artifacts)]
     command += ["--port", str(port), "--num-cpus", str(setting.cpus)]
     command += ["--scale-down-s", str(setting.scale_down_s), *flags]

@@ -328,9 +328,16 @@ def run_locally(
     except KeyboardInterrupt:
         say("stopping")
     except RuntimeError as error:
-        raise SetupError(f"Serve could not deploy: {str(error).strip().splitlines()[0]}") from error
+        raise SetupError(f"Serve could not deploy: {_why(error)}") from error
     finally:
         stop_quietly(serve.shutdown, ray.shutdown)
+
+
+def _why(error: RuntimeError) -> str:
+    """The line that tells what went wrong: HAProxy's alert, or the first of what the process raised."""
+    raised = error.cause if isinstance(error, RayTaskError) else error
+    lines = str(raised).strip().splitlines()
+    return next((line for line in lines if line.startswith("[ALERT]")), lines[0])
 
 
 def _deploy(given: dict[str, Any], *, host: str, port: int) -> None:

@@ -8,13 +8,13 @@ throughput settings 2.5, with fewer background metrics 1.4 to 1.8.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import shutil
-import socket
 import tempfile
 from importlib import import_module
 from pathlib import Path
+
+from serve_app.ports import free_ports
 
 SMALL_HOST_CPUS = 8
 ONE_HOST = "EMBEDDING_SERVER_ONE_HOST"
@@ -113,7 +113,7 @@ def _own_places() -> dict[str, str]:
     """By default all clusters of a host share ports and a folder, and get in each other's way."""
     folder = Path(tempfile.mkdtemp(prefix="haproxy-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    stats, metrics, fallback_http, fallback_grpc = _free_ports(4)
+    stats, metrics, fallback_http, fallback_grpc = free_ports(4)
     return {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
@@ -127,11 +127,3 @@ def _own_places() -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
     }
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

@@ -33,7 +33,7 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test writes into the environment of this process, its temporary folder or its ports."""
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(environment.tempfile, "mkdtemp", lambda prefix: str(tmp_path / prefix))
-    monkeypatch.setattr(environment, "_free_ports", lambda count: [4001 + i for i in range(count)])
+    monkeypatch.setattr(environment, "free_ports", lambda count: [4001 + i for i in range(count)])
 
 
 def test_a_cluster_without_haproxy_is_not_told_to_use_it() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from loadtests.bench.tree_cpu import MARK, Meter
 from loadtests.bench.workloads import Ask, Workload
 from loadtests.errors import NoServer
 from loadtests.programs import running
+from serve_app.ports import free_port
 
 PATH = "/v1/embeddings"
 POLL_S = 0.1
@@ -178,13 +178,6 @@ def ask_once(port: int, method: str, path: str, body: str | None = None) -> tupl
         raise NoServer(f"port {port}: {error}") from error
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def end_all(meter: Meter, *, within_s: float = 10.0) -> None:

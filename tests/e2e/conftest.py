@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.harness import Server, StartServer, free_port
+from serve_app.ports import free_port
+from tests.e2e.harness import Server, StartServer
 
 PATIENT_MS = 60_000  # no test may depend on how busy the machine is
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.harness import Server, free_port
+from serve_app.ports import free_port
+from tests.e2e.harness import Server
 
 pytestmark = pytest.mark.e2e
 

@@ -1,5 +1,6 @@
 """Start and stop: one line for what a person can mend, no process left behind."""
 
+import os
 import shutil
 import signal
 import socket
@@ -10,23 +11,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import STOPPED_WITHIN_S, Server, StartServer, free_port
+from serve_app.ports import free_port
+from tests.e2e.harness import STOPPED_WITHIN_S, Server, StartServer
 
 pytestmark = pytest.mark.e2e
 
 
 def failed_start(*flags: str) -> str:
     """The one line on standard error of a server that cannot start."""
+    (line,) = failed_late(*flags)
+    return line
+
+
+def failed_late(*flags: str, **environment: str) -> list[str]:
+    """All lines of one that ends with the error of a person's setup, maybe after some steps."""
     done = subprocess.run(
         [sys.executable, "-m", "serve_app", *flags],
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=STOPPED_WITHIN_S,
         check=False,
     )
     assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.strip().splitlines()
-    return line
+    return done.stderr.strip().splitlines()
 
 
 def test_a_missing_folder_says_how_to_build(tmp_path: Path) -> None:
@@ -66,6 +74,20 @@ def test_a_taken_port_is_named(real_artifacts: Path) -> None:
         line = failed_start("--artifacts", str(real_artifacts), "--port", port)
     assert port in line
     assert "--port" in line
+
+
+def test_a_port_that_haproxy_lacks_is_named(real_artifacts: Path) -> None:
+    """A port of HAProxy's in use: the line is HAProxy's own alert, not the name of Ray's actor."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        flags = ("--artifacts", str(real_artifacts), "--variants", "onnx-int8")
+        *steps, line = failed_late(*flags, RAY_SERVE_HAPROXY_STATS_PORT=port)
+    assert steps == ["starting Ray", "deploying the ladder"]
+    assert "Serve could not deploy" in line
+    assert port in line
+    assert "Address already in use" in line
 
 
 def test_a_variant_that_was_not_built_is_named(real_artifacts: Path) -> None:

@@ -1,6 +1,5 @@
 """A server for the time of a load test: started where none runs, stopped again, and never instead of another."""
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from loadtests.errors import NoServer
 from loadtests.local_server import LOG, Wanted, serving
 from loadtests.served import Server
+from serve_app.ports import free_port
 from tests.loadtests import fake_cluster
 from tests.loadtests.fake_cluster import FakeCluster
 
@@ -49,9 +49,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
 
 
 def _free_url() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 @pytest.mark.parametrize("variants", [None, "fake-fp32,fake-int8"])

@@ -19,6 +19,7 @@ import pytest
 pytest.importorskip("locust", reason="locust is not installed: no load can be sent")
 
 from loadtests.records import ClientCost, read_columns
+from serve_app.ports import free_port
 from tests.loadtests.fake_server import FakeServer, Reply, running
 
 REPOSITORY = Path(__file__).parents[2]
@@ -166,7 +167,7 @@ def test_workers_share_the_arrivals(fake: FakeServer, tmp_path: Path) -> None:
     """A master and two workers send each arrival once, what one process would have sent."""
     record = tmp_path / "rows.csv"
     given = ("--arrivals", "constant:rate=40,duration=3", "--seed", "3")
-    port = ("--master-port", str(_free_port()))
+    port = ("--master-port", str(free_port()))
     master = start(
         *("--master", "--headless", "--host", fake.url, "--expect-workers", "2", *given),
         *("--master-bind-port", port[1], "--master-bind-host", "127.0.0.1"),
@@ -253,11 +254,3 @@ def test_a_shape_moves_the_users(fake: FakeServer, tmp_path: Path) -> None:
     sent = read_columns(record).sent_s
     middle = (sent.min() + sent.max()) / 2
     assert (sent > middle).sum() > 1.5 * (sent <= middle).sum()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
