@@ -69,6 +69,7 @@ class MachineFile:
 
     about: str  # where the numbers come from, for people
     cores: Positive
+    streams: Annotated[int, Field(ge=1)] = 1  # files of before replicas had several do not say
     router_ms: NotNegative
     router_ms_per_token: NotNegative = 0.0
     warm_share: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -145,6 +146,7 @@ def _measured(found: MachineFile) -> Measured:
         about=found.about,
         machine=Machine(
             cores=found.cores,
+            streams=found.streams,
             variants=tuple(map(_facts, found.variants)),
             router_ms=found.router_ms,
             router_ms_per_token=found.router_ms_per_token,

@@ -52,7 +52,10 @@ class BrainPolicy:
         *,
         switches: Switches = Switches(),
     ) -> None:
-        facts = [_mistold(v, switches.profile_error) for v in machine.variants]
+        facts = [
+            replace(_mistold(v, switches.profile_error), streams=machine.streams)
+            for v in machine.variants
+        ]
         options = Options(
             default=DEFAULT_HINT,
             cores=machine.cores,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from loadtests.sim_replica import Attempt, Call, Replica
 from serve_app.dispatch import LOOKED_AT
 from serve_app.manifest import Profile
-from serve_app.policy.batching import calls_each, next_batch
+from serve_app.policy.batching import may_leave, next_batch
 
 if TYPE_CHECKING:
     from loadtests.sim_router import Router
@@ -57,18 +57,25 @@ class Lane:
     def _pump(self) -> None:
         if not self._queue:
             return
-        router, up = self._router, self._up()
-        busy = router.busy_engines() - self.busy + up
-        most = up * calls_each(busy, cores=router.machine.cores)
-        while self._queue and self._calls < most:
+        while self._queue and self._may_send():
             parts = self._take()
             if parts:
                 self._send(parts)
 
+    def _may_send(self) -> bool:
+        router = self._router
+        return may_leave(
+            self._calls,
+            replicas=self._up(),
+            streams=router.machine.streams,
+            busy=router.busy_engines(),
+            cores=router.machine.cores,
+        )
+
     @property
     def busy(self) -> int:
-        """Replicas with something to do, as far as the router knows."""
-        return min(self._calls, self._up())
+        """Batches that its replicas run, as far as the router knows."""
+        return min(self._calls, self._up() * self._router.machine.streams)
 
     def _up(self) -> int:
         if len(self._replicas) == 1:

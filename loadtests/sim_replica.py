@@ -71,7 +71,7 @@ class _Text:
 
 @dataclass(eq=False, slots=True)
 class Replica:
-    """One engine of one thread. Its batches take what `takes` says, times log-normal noise."""
+    """One engine. Its batches take a thread for what `takes` says, times log-normal noise."""
 
     name: str
     simulation: Simulation
@@ -84,8 +84,7 @@ class Replica:
     calls: int = 0  # on their way here or back, or here; senders count
     computed: Callable[[SimRequest], None] | None = None
     _queue: list[_Text] = field(default_factory=list)
-    _running: bool = False
-    _started_s: float = 0.0
+    _running: int = 0  # batches
     _pace: float = 1.0
     _sigma: float = field(init=False)
 
@@ -111,14 +110,16 @@ class Replica:
         self._start()
 
     def _start(self) -> None:
-        if not self._running and self.simulation.now_s >= self.ready_s:
+        if self.simulation.now_s >= self.ready_s:
             self._reply(self._next())
 
     def _next(self) -> list[Call]:
-        """Run the next batch; returns the calls of which nothing was left to compute."""
+        """Run the next batch, where a stream is free; returns the calls of which nothing was left to compute."""
+        if self._running == self.machine.streams:
+            return []
         finished = self._drop_unwanted()
-        self._running = bool(self._queue)
-        if self._running:
+        if self._queue:
+            self._running += 1
             lengths = [text.part.request.tokens for text in self._queue]
             positions = next_batch(lengths, self.profile.batch_tokens)
             batch = [self._queue[i] for i in positions]
@@ -141,7 +142,7 @@ class Replica:
         return finished
 
     def _run(self, batch: list[_Text], padded_tokens: int) -> None:
-        now_s = self._started_s = self.simulation.now_s
+        now_s = self.simulation.now_s
         for text in batch:
             if text.call.started_s is None:
                 text.call.started_s = now_s
@@ -149,12 +150,13 @@ class Replica:
         if self._sigma:
             work_ms *= math.exp(self.rng.gauss(0.0, self._sigma))
         work_ms += self.machine.stalled_ms(work_ms, self.rng)
-        self.simulation.compute(work_ms / 1000, self._ran, (batch, padded_tokens), engine=True)
+        self.simulation.compute(work_ms / 1000, self._ran, (batch, padded_tokens, now_s), engine=True)
 
-    def _ran(self, ran: tuple[list[_Text], int]) -> None:
+    def _ran(self, ran: tuple[list[_Text], int, float]) -> None:
         """A batch is done: its calls reply once the next batch is under way."""
-        batch, padded_tokens = ran
-        took_ms = (self.simulation.now_s - self._started_s) * 1000
+        batch, padded_tokens, started_s = ran
+        self._running -= 1
+        took_ms = (self.simulation.now_s - started_s) * 1000
         self._pace = took_ms / self.promised.fitted_ms(padded_tokens)
         if self.computed is not None:
             for text in batch:

@@ -50,12 +50,13 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """One host: every variant has a replica with an engine of one thread, beside one router process.
+    """One host: every variant has a replica, whose engine takes one thread for a batch, beside one router process.
 
     All of them share the cores.
     """
 
     cores: float
+    streams: int = 1  # batches that a replica runs side by side, at most
     variants: tuple[VariantFacts, ...]
     router_ms: float = 0.0  # CPU of the router process for each request
     router_ms_per_token: float = 0.0  # more of it, for each token of the text

@@ -1,15 +1,14 @@
 """The router's side of a variant: texts gather while calls are in flight; one call carries many.
 
 A call costs some CPU whatever it carries (`docs/fast-path.md`), so while a variant's replicas are busy its
-texts wait here, and the next call takes what gathered. Two calls a replica are kept in flight, one in
-the engine, one at its door; or one, while engines crowd the cores (`Brain.calls_each`). A call is one batch,
-of texts of like length around the oldest: a reply comes with the last of its texts, so a short text must
-not travel with long ones.
+texts wait here, and the next call takes what gathered. While cores are idle a replica has as many calls as
+it runs side by side, else one (`policy/batching.may_leave`). A call is one batch, of texts of like length
+around the oldest: a reply comes with the last of its texts, so a short text must not travel with long ones.
 
 Work that nobody waits for is not sent, and a call that carries nothing else is cancelled.
 
 Every queue has a bound: requests in a router (`app.py`), parts here (`PARTS_QUEUED_AT_MOST`), calls on
-their way (two a replica), calls at a replica (`replica.py`). Admission refuses long before any is met.
+their way (a few for each replica), calls at a replica (`replica.py`). Admission refuses long before any is met.
 """
 
 from __future__ import annotations
@@ -128,12 +127,10 @@ class Lane:
         if not self._queue:
             return
         now_s = time.monotonic()
-        each = self._brain.calls_each(self._variant, now_s=now_s)
-        free = each * self.load.count(now_s) - len(self._calls)
-        while self._queue and free > 0:
+        may_leave, variant = self._brain.may_leave, self._variant
+        while self._queue and may_leave(variant, len(self._calls), now_s=now_s):
             if parts := self._take(now_s):
                 self._launch(parts)
-                free -= 1
 
     def _take(self, now_s: float) -> list[Part]:
         """One call: the oldest part, and single texts of its length; none that nobody waits for."""

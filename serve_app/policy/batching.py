@@ -15,7 +15,7 @@ BASES = 6.0  # a batch of so many times its own cost spends five sixths of its t
 LEAST_BATCH_MS = 8.0  # a call costs its router and replica something too
 MOST_BATCH_MS = 25.0  # beyond, those who wait for the next batch lose more than this one gains
 FEWEST_TOKENS = 16
-CALLS_EACH = 2  # on their way to a replica at most
+CALLS_EACH = 2  # on their way to a replica of one stream, at most
 
 
 def next_batch(lengths: Sequence[int], batch_tokens: int) -> list[int]:
@@ -66,14 +66,18 @@ def short_batches(profile: Profile) -> Profile:
     return replace(profile, batch_tokens=max(within, FEWEST_TOKENS))
 
 
-def calls_each(busy: int, *, cores: float) -> int:
-    """How many calls a replica shall have on their way: one in its engine, and one at its door.
+def may_leave(calls: int, *, replicas: int, streams: int, busy: int, cores: float) -> bool:
+    """Whether one more call may go to the replicas of a variant.
 
-    While as many engines are busy as there are cores, others use what an engine leaves between two
-    batches, and a call at the door would only be a longer wait for those who come next: then one.
+    Each may have one. While cores are idle it may have more: as many as it runs side by side, or one at its
+    door. While as many streams are busy as there are cores, others use what an engine leaves between two
+    batches, and a second call would only be a longer wait for those who come next.
 
     Args:
-        busy: engines with something to do, as far as a router knows.
+        calls: on their way already.
+        replicas: that share them.
+        streams: batches that each runs side by side.
+        busy: streams of all variants with something to do, as far as a router knows.
         cores: that they share.
     """
-    return 1 if busy >= cores else CALLS_EACH
+    return calls < replicas or (busy < cores and calls < replicas * max(streams, CALLS_EACH))

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import log
 
-from serve_app.policy.batching import calls_each
+from serve_app.policy.batching import may_leave
 from serve_app.policy.brownout import Brownout
 from serve_app.policy.contention import Contention
 from serve_app.policy.decision import Candidate, Decision, Terms
@@ -64,9 +64,7 @@ class Brain:
         self.lag_ms = 0.0
         self._moment = Moment(corrects=options.corrects, joiners=options.sees_joiners)
         self._engines = Engines()
-        self._rows = tuple(
-            Outlook(f.variant, f.fidelity, f.profile, self._moment, self._engines) for f in variants
-        )
+        self._rows = tuple(Outlook(facts, self._moment, self._engines) for facts in variants)
         self._variants = {row.variant: row for row in self._rows}
         self._ranked = tuple(sorted(self._rows, key=lambda row: -row.fidelity))
         self._best = self._ranked[0].fidelity
@@ -192,8 +190,8 @@ class Brain:
         moment.now_s, moment.passed_s = now_s, now_s - self._decided_s
         moment.lag_ms, moment.remembers = LEGS * self.lag_ms, remember
         moment.joining, moment.adding = contention.at(busy), contention.at(busy + 1)
-        alone = calls_each(busy, cores=self._options.cores) == 1
-        moment.gap_ms = moment.joining[1] if alone else 0.0
+        room = moment.room = busy < self._options.cores
+        moment.gap_ms = 0.0 if room else moment.joining[1]
         if remember:
             self._decided_s = now_s
 
@@ -227,15 +225,19 @@ class Brain:
         return Candidate(row.variant, row.fidelity, profile.cost_ms, found)
 
     def busy_with(self, variant: str, *, now_s: float) -> int:
-        """Busy engines, one of this variant's replicas among them: to note when a call leaves."""
+        """Batches that run, once one more call of this variant has left: to note when it does."""
         load = self._variants[variant].load
-        return self._engines.busy + (load.calls < load.count(now_s))
+        load.count(now_s)
+        return self._engines.busy + (load.calls < load.places)
 
-    def calls_each(self, variant: str, *, now_s: float) -> int:
-        """How many calls a replica shall have on their way, when texts wait for all of its variant's."""
+    def may_leave(self, variant: str, calls: int, *, now_s: float) -> bool:
+        """Whether one more call may go to this variant's replicas, of which `calls` have left or are about to."""
         load = self._variants[variant].load
-        idle = max(load.count(now_s) - load.calls, 0)
-        return calls_each(self._engines.busy + idle, cores=self._options.cores)
+        replicas, places = load.count(now_s), load.places
+        busy = self._engines.busy - min(load.calls, places) + min(calls, places)
+        return may_leave(
+            calls, replicas=replicas, streams=load.streams, busy=busy, cores=self._options.cores
+        )
 
     def saw(
         self, variant: str, state: ReplicaState, *, busy: int, hop_ms: float, now_s: float

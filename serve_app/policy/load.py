@@ -32,7 +32,7 @@ class ReplicaState:
 
 
 class Engines:
-    """How many replicas of all variants have something to do, as far as one router knows."""
+    """How many batches the replicas of all variants run, as far as one router knows."""
 
     __slots__ = ("busy",)
 
@@ -43,13 +43,17 @@ class Engines:
 class VariantLoad:
     """The changing side of one variant. All times are seconds on one clock that the caller owns."""
 
-    def __init__(self, promised: Profile, engines: Engines | None = None) -> None:
+    def __init__(
+        self, promised: Profile, engines: Engines | None = None, *, streams: int = 1
+    ) -> None:
         """Nothing is on its way.
 
         Args:
             promised: the manifest's profile, which holds for replicas that measured none of their own.
-            engines: to be told of this variant's busy replicas.
+            engines: to be told of what this variant's replicas run.
+            streams: batches that each of them runs side by side, at most.
         """
+        self.streams = streams
         self.profile = (
             promised  # to forecast with: the slowest replica's, as a request may meet any
         )
@@ -62,7 +66,8 @@ class VariantLoad:
         self._called_tokens = 0
         # Read in each decision, by `outlook.look_at_all`:
         self.running_since_s = 0.0  # the batch in the engine
-        self.counted = 1  # replicas to reckon with, until
+        self.places = streams  # of batches, in the replicas to reckon with
+        self.counted = 1  # which are so many, until
         self.forgets_s = math.inf  # one was silent for too long
         self.others_tokens = 0.0  # queued by other routers, as of
         self.seen_s = 0.0  # the last reply
@@ -86,7 +91,7 @@ class VariantLoad:
         """Count a call of so many tokens, from when it leaves to its reply, error or cancellation."""
         if self.calls == 0:
             self.running_since_s = now_s
-        if self.calls < self.counted:
+        if self.calls < self.places:
             self._engines.busy += 1
         self.calls += 1
         self._called_tokens += tokens
@@ -95,7 +100,7 @@ class VariantLoad:
         finally:
             self.calls -= 1
             self._called_tokens -= tokens
-            if self.calls < self.counted:
+            if self.calls < self.places:
                 self._engines.busy -= 1
 
     def arrived(self, tokens: int, *, now_s: float) -> None:
@@ -164,19 +169,28 @@ class VariantLoad:
             self.cost_ms, self.fit = self.profile.cost_ms, fit_of(self.profile)
 
     def _set_count(self, count: int) -> None:
-        self._engines.busy += min(self.calls, count) - min(self.calls, self.counted)
-        self.counted = count
+        places = count * self.streams
+        self._engines.busy += min(self.calls, places) - min(self.calls, self.places)
+        self.counted, self.places = count, places
 
-    def ahead(self, now_s: float) -> float | None:
-        """Tokens that a request would find ahead of it at each replica; None where one has nothing to do."""
+    def ahead(self, now_s: float, *, room: bool = False) -> float | None:
+        """Tokens that a request would find ahead of it, for each batch that runs; None where it starts at once.
+
+        Args:
+            now_s: when.
+            room: whether cores are idle: then a replica takes another batch beside those it runs.
+        """
         if now_s > self.forgets_s:
             self.forget(now_s)
         others = self.others_tokens
         if others:
             others *= math.exp((self.seen_s - now_s) / OTHERS_FADE_S)
-        if self.calls < self.counted and others < 1:
+        calls, running = self.calls, self.counted
+        if others < 1 and calls < (self.places if room else running):
             return None
-        return (self.inflight_tokens + others) / self.counted
+        if calls > running:
+            running = calls if calls < self.places else self.places
+        return (self.inflight_tokens + others) / running
 
     def running_ms(self, now_s: float) -> float:
         """How long the batch in the engine has run."""

@@ -15,6 +15,7 @@ class VariantFacts:
     variant: str
     fidelity: float
     profile: Profile
+    streams: int = 1  # batches that a replica runs side by side while cores are idle, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp
 
-from serve_app.manifest import Profile
 from serve_app.policy.correction import Correction
 from serve_app.policy.decision import Candidate, Grounds, Limit, Passed
 from serve_app.policy.forecast import (
@@ -23,6 +22,7 @@ from serve_app.policy.forecast import (
 )
 from serve_app.policy.hint import Hint
 from serve_app.policy.load import OTHERS_FADE_S, Engines, VariantLoad
+from serve_app.policy.options import VariantFacts
 from serve_app.policy.price import LEAST, TARGET_WAIT_MS, moved
 
 Told = tuple[float, float, float, int]  # a Forecast's fields
@@ -41,6 +41,7 @@ class Moment:
         "now_s",
         "passed_s",
         "remembers",
+        "room",
         "size_bin",
         "tokens",
     )
@@ -56,6 +57,7 @@ class Moment:
         self.lag_ms = 0.0  # of the router, on both legs of a call
         self.joining = self.adding = (1.0, 0.0)  # pace and hop: of a busy engine; of one more
         self.gap_ms = 0.0  # between two batches of an engine
+        self.room = False  # cores are idle
 
 
 class Outlook:
@@ -77,14 +79,12 @@ class Outlook:
         "wait_ms",
     )
 
-    def __init__(
-        self, variant: str, fidelity: float, profile: Profile, moment: Moment, engines: Engines
-    ) -> None:
-        self.variant = variant
-        self.fidelity = fidelity
-        self.spread = profile.spread
-        self.load = VariantLoad(profile, engines)
-        self.correction = Correction(spread=profile.spread, bins=LOAD_BINS * SIZE_BINS)
+    def __init__(self, facts: VariantFacts, moment: Moment, engines: Engines) -> None:
+        self.variant = facts.variant
+        self.fidelity = facts.fidelity
+        self.spread = spread = facts.profile.spread
+        self.load = VariantLoad(facts.profile, engines, streams=facts.streams)
+        self.correction = Correction(spread=spread, bins=LOAD_BINS * SIZE_BINS)
         self.cold = True
         self.per_token = LEAST  # the price of a token
         self.wait_ms = self.price = 0.0
@@ -103,7 +103,7 @@ class Outlook:
         moment, load = self._moment, self.load
         now_s = moment.now_s
         self.forecast = None
-        ahead = self.ahead = load.ahead(now_s)
+        ahead = self.ahead = load.ahead(now_s, room=moment.room)
         if ahead is None:
             wait_ms = 0.0
         else:
@@ -154,19 +154,22 @@ def look_at_all(rows: Sequence[Outlook], moment: Moment) -> None:
     """
     now_s, passed_s, tokens = moment.now_s, moment.passed_s, moment.tokens
     pace, gap_ms, remembers = moment.joining[0], moment.gap_ms, moment.remembers
+    room = moment.room
     for row in rows:
         load = row.load
         row.forecast = None
         if now_s > load.forgets_s:
             load.forget(now_s)
-        others, replicas = load.others_tokens, load.counted
+        others, calls, running = load.others_tokens, load.calls, load.counted
         if others:
             others *= exp((load.seen_s - now_s) / OTHERS_FADE_S)
-        if load.calls < replicas and others < 1:
+        if others < 1 and calls < (load.places if room else running):
             row.ahead = None
             wait_ms = 0.0
         else:
-            ahead = row.ahead = (load.inflight_tokens + others) / replicas
+            if calls > running:
+                running = calls if calls < load.places else load.places
+            ahead = row.ahead = (load.inflight_tokens + others) / running
             base_ms, per_token_ms, batch_tokens = load.fit
             first = ahead if ahead < batch_tokens else batch_tokens
             first_ms = pace * (base_ms + per_token_ms * first) + gap_ms
