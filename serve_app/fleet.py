@@ -154,7 +154,9 @@ class Fleet:
                 retry_after_s=retry_after_s,
             )
 
-    def judge(self, hint: Hint, *, tokens: int, elapsed_ms: float, client: str) -> Decision:
+    def judge(
+        self, hint: Hint, *, tokens: int, texts: int = 1, elapsed_ms: float, client: str
+    ) -> Decision:
         """What `decide` would say now; nothing is remembered.
 
         Raises:
@@ -162,12 +164,14 @@ class Fleet:
         """
         now_s = self.look()
         decision = self.brain.judge(
-            hint, tokens=tokens, elapsed_ms=elapsed_ms, client=client, now_s=now_s
+            hint, tokens=tokens, texts=texts, elapsed_ms=elapsed_ms, client=client, now_s=now_s
         )
         _require_ready(decision)
         return decision
 
-    def decide(self, hint: Hint, *, tokens: int, elapsed_ms: float, client: str) -> Decision:
+    def decide(
+        self, hint: Hint, *, tokens: int, texts: int = 1, elapsed_ms: float, client: str
+    ) -> Decision:
         """Choose a variant for a request; see `serve_app.policy.brain.Brain.decide`.
 
         What is refused is wished for all the same: more replicas may come of it.
@@ -177,10 +181,10 @@ class Fleet:
         """
         now_s = self.look()
         decision = self.brain.decide(
-            hint, tokens=tokens, elapsed_ms=elapsed_ms, client=client, now_s=now_s
+            hint, tokens=tokens, texts=texts, elapsed_ms=elapsed_ms, client=client, now_s=now_s
         )
         if decision.chosen is None:
-            self.brain.wish(hint, decision, tokens=tokens, now_s=now_s)
+            self.brain.wish(hint, decision, tokens=tokens, texts=texts, now_s=now_s)
             _require_ready(decision)
             self.tally.refused += 1
         return decision
@@ -210,7 +214,7 @@ class Fleet:
         tokens = tokenized.tokens
         with brain.hold(chosen, tokens=tokens, now_s=started_s):
             # After the call has left: what was wished for is in no hurry.
-            asyncio.get_running_loop().call_later(0, self._wish, hint, decision, tokens)
+            asyncio.get_running_loop().call_later(0, self._wish, hint, decision, tokenized)
             try:
                 done = await self.lanes[name].embed(tokenized.texts, deadline_s=deadline_s)
             except BaseException as error:  # cancellation too: it is learned from, and goes on
@@ -236,8 +240,9 @@ class Fleet:
         )
         return done
 
-    def _wish(self, hint: Hint, decision: Decision, tokens: int) -> None:
-        self.brain.wish(hint, decision, tokens=tokens, now_s=time.monotonic())
+    def _wish(self, hint: Hint, decision: Decision, asked: Tokenized) -> None:
+        now_s, texts = time.monotonic(), len(asked.texts)
+        self.brain.wish(hint, decision, tokens=asked.tokens, texts=texts, now_s=now_s)
 
 
 def _require_ready(decision: Decision) -> None:

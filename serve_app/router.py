@@ -150,7 +150,11 @@ class Router:
         request, tokenized, hint = prepared.request, prepared.tokenized, prepared.request.hint
         decided_ms = _ms_since(arrived_s)
         decision = self._fleet.decide(
-            hint, tokens=tokenized.tokens, elapsed_ms=decided_ms, client=prepared.client
+            hint,
+            tokens=tokenized.tokens,
+            texts=len(tokenized.texts),
+            elapsed_ms=decided_ms,
+            client=prepared.client,
         )
         chosen = decision.chosen
         if chosen is None:
@@ -179,6 +183,7 @@ class Router:
         decision = self._fleet.judge(
             prepared.request.hint,
             tokens=prepared.tokenized.tokens,
+            texts=len(prepared.tokenized.texts),
             elapsed_ms=decided_ms,
             client=prepared.client,
         )

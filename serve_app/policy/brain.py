@@ -91,20 +91,28 @@ class Brain:
         return not self._variants[variant].cold
 
     def decide(
-        self, hint: Hint, *, tokens: int, elapsed_ms: float, client: str, now_s: float
+        self,
+        hint: Hint,
+        *,
+        tokens: int,
+        texts: int = 1,
+        elapsed_ms: float,
+        client: str,
+        now_s: float,
     ) -> Decision:
         """Choose a variant for a request, and remember what was asked.
 
         Args:
             hint: as the client sent it; a pinned variant is deployed.
             tokens: of all its texts.
+            texts: how many they are.
             elapsed_ms: what has passed of its budget.
             client: who asks, by API key or address.
             now_s: when.
         """
         self._shares.asked(client, tokens, now_s=now_s)
         self.gate.saw(hint.budget_ms, now_s=now_s)
-        self._begin(tokens, now_s, remember=True)
+        self._begin(tokens, texts, now_s, remember=True)
         look_at_all(self._rows, self._moment)
         asked, terms = self._asked(hint, client)
         left_ms, floor = (
@@ -144,11 +152,18 @@ class Brain:
         return self._returns.next_s(now_s=now_s)
 
     def judge(
-        self, hint: Hint, *, tokens: int, elapsed_ms: float, client: str, now_s: float
+        self,
+        hint: Hint,
+        *,
+        tokens: int,
+        texts: int = 1,
+        elapsed_ms: float,
+        client: str,
+        now_s: float,
     ) -> Decision:
         """As `decide`, with all forecasts, and remember nothing."""
         asked, terms = self._asked(hint, client)
-        candidates = self.candidates(tokens, now_s=now_s)
+        candidates = self.candidates(tokens, texts=texts, now_s=now_s)
         return decide(asked, candidates, elapsed_ms=elapsed_ms, terms=terms)
 
     def _asked(self, hint: Hint, client: str) -> tuple[Hint, Terms]:
@@ -176,17 +191,17 @@ class Brain:
             known = self._by_level[level, bare, over] = asked, terms
         return known
 
-    def candidates(self, tokens: int, *, now_s: float) -> list[Candidate]:
-        """All variants as a request of `tokens` tokens sees them now."""
-        self._begin(tokens, now_s, remember=False)
+    def candidates(self, tokens: int, *, texts: int = 1, now_s: float) -> list[Candidate]:
+        """All variants as a request of `tokens` tokens in `texts` texts sees them now."""
+        self._begin(tokens, texts, now_s, remember=False)
         for row in self._rows:
             row.look()
         return [row.candidate() for row in self._rows]
 
-    def _begin(self, tokens: int, now_s: float, *, remember: bool) -> None:
+    def _begin(self, tokens: int, texts: int, now_s: float, *, remember: bool) -> None:
         """What all variants share in what follows."""
         moment, busy, contention = self._moment, self._engines.busy, self._contention
-        moment.tokens, moment.size_bin = tokens, size_bin(tokens)
+        moment.tokens, moment.texts, moment.size_bin = tokens, texts, size_bin(tokens)
         moment.now_s, moment.passed_s = now_s, now_s - self._decided_s
         moment.lag_ms, moment.remembers = LEGS * self.lag_ms, remember
         moment.joining, moment.adding = contention.at(busy), contention.at(busy + 1)
@@ -203,24 +218,29 @@ class Brain:
         with variant.load.hold(tokens):
             yield
 
-    def wish(self, hint: Hint, decision: Decision, *, tokens: int, now_s: float) -> None:
+    def wish(
+        self, hint: Hint, decision: Decision, *, tokens: int, texts: int = 1, now_s: float
+    ) -> None:
         """Remember which variant a request would have had if all were up and idle.
 
         Off the hot path: call it once the request is on its way.
         """
         asked = hint.or_default(self._default)
-        idle = [self._idle(row, tokens) for row in self._rows]
+        idle = [self._idle(row, tokens, texts) for row in self._rows]
         first = decide(asked, idle, elapsed_ms=0.0, terms=self._quiet).chosen
         if first is not None:
-            work_ms = batches_ms(self._variants[first.variant].load.profile, tokens)
+            work_ms = self._work_ms(first.variant, tokens, texts)
             self.demand.wanted(first.variant, work_ms, now_s=now_s)
         if (chosen := decision.chosen) is not None:
-            work_ms = batches_ms(self._variants[chosen.variant].load.profile, tokens)
+            work_ms = self._work_ms(chosen.variant, tokens, texts)
             self.demand.sent(chosen.variant, work_ms, now_s=now_s)
 
-    def _idle(self, row: Outlook, tokens: int) -> Candidate:
+    def _work_ms(self, variant: str, tokens: int, texts: int) -> float:
+        return batches_ms(self._variants[variant].load.profile, tokens, texts=texts)
+
+    def _idle(self, row: Outlook, tokens: int, texts: int) -> Candidate:
         profile = row.load.profile
-        service_ms = batches_ms(profile, tokens) + self._contention.at(1)[1]
+        service_ms = batches_ms(profile, tokens, texts=texts) + self._contention.at(1)[1]
         found = Forecast(0.0, service_ms, service_ms * profile.spread)
         return Candidate(row.variant, row.fidelity, profile.cost_ms, found)
 
@@ -262,8 +282,9 @@ class Brain:
         assert chosen is not None  # noqa: S101  # only admitted requests finish
         variant, found = self._variants[chosen.variant], chosen.forecast
         variant.load.learn(predicted_ms=found.p50_ms, actual_ms=actual_ms)
-        ratio = max(actual_ms, 0.001) / max(found.p50_ms, 0.001)
-        variant.correction.learn(found.bin, log_ratio=log(ratio), now_s=now_s)
+        log_ratio = _log_ratio(actual_ms, found)
+        variant.correction.learn(found.bin, log_ratio=log_ratio, now_s=now_s)
+        variant.median.learn(found.bin, log_ratio=log_ratio, now_s=now_s)
         self.brownout.tell(missed=not within_budget, now_s=now_s)
         if within_budget:
             self._returns.answered(now_s=now_s)
@@ -278,8 +299,13 @@ class Brain:
         """
         chosen = decision.chosen
         assert chosen is not None  # noqa: S101
-        ratio = max(elapsed_ms, 0.001) / max(chosen.forecast.p50_ms, 0.001)
-        correction = self._variants[chosen.variant].correction
-        correction.learn(chosen.forecast.bin, log_ratio=log(ratio), now_s=now_s, is_over=False)
+        variant, found = self._variants[chosen.variant], chosen.forecast
+        log_ratio = _log_ratio(elapsed_ms, found)
+        for quantile in (variant.correction, variant.median):
+            quantile.learn(found.bin, log_ratio=log_ratio, now_s=now_s, is_over=False)
         if not hung_up:
             self.brownout.tell(missed=True, now_s=now_s)
+
+
+def _log_ratio(took_ms: float, found: Forecast) -> float:
+    return log(max(took_ms, 0.001) / max(found.told_ms, 0.001))

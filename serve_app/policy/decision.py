@@ -38,6 +38,10 @@ class Row(Protocol):
         """Of wait and service."""
         ...
 
+    def p50_ms(self) -> float:
+        """As well."""
+        ...
+
 
 class Candidate(NamedTuple):
     """A deployed variant, as one request sees it."""
@@ -59,6 +63,9 @@ class Candidate(NamedTuple):
 
     def p95_ms(self) -> float:
         return self.forecast.p95_ms
+
+    def p50_ms(self) -> float:
+        return self.forecast.p50_ms
 
 
 class Rejected(NamedTuple):

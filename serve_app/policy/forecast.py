@@ -7,8 +7,8 @@ a request's own texts follow, in a batch that those who arrive during the wait w
     ahead, rest = full batches and one rest
     wait        = pace * T(ahead) + gaps - what the running batch has already had
     joiners     = pace * per_token * min(room in my last batch, rate * wait)
-    p50         = wait + pace * T(mine) + joiners + hop
-    p95         = p50 * exp(theta), theta learned online: see `correction.py`
+    told        = wait + pace * T(mine) + joiners + hop
+    p50, p95    = told * exp(theta), each with a theta learned online: see `correction.py`
 """
 
 from __future__ import annotations
@@ -32,17 +32,22 @@ class Forecast(NamedTuple):
     service_ms: float
     p95_ms: float
     bin: int = 0
+    typical: float = 1.0  # median of what such forecasts came to / their sum
+
+    @property
+    def told_ms(self) -> float:
+        """As the profile has it, before what was learned."""
+        return self.wait_ms + self.service_ms
 
     @property
     def p50_ms(self) -> float:
-        return self.wait_ms + self.service_ms
+        return self.told_ms * self.typical
 
 
-def batches_ms(profile: Profile, tokens: float) -> float:
-    """Time of `tokens` padded tokens in full batches and one rest."""
-    return (
-        math.ceil(tokens / profile.batch_tokens) * profile.base_ms + tokens * profile.per_token_ms
-    )
+def batches_ms(profile: Profile, tokens: float, *, texts: float = math.inf) -> float:
+    """Time of `tokens` padded tokens in full batches and one rest; a text is never cut."""
+    batches = min(math.ceil(tokens / profile.batch_tokens), texts)
+    return batches * profile.base_ms + tokens * profile.per_token_ms
 
 
 def wait_of(
@@ -72,7 +77,11 @@ def wait_of(
 
 
 def service_of(
-    fit: tuple[float, float, int], tokens: int, pace: float, joining: float = 0.0
+    fit: tuple[float, float, int],
+    tokens: int,
+    pace: float,
+    joining: float = 0.0,
+    texts: float = math.inf,
 ) -> float:
     """Milliseconds of the request's own batches, the hop not included.
 
@@ -81,12 +90,14 @@ def service_of(
         tokens: of the request.
         pace: how many times longer it takes among the engines that are busy now.
         joining: tokens that arrive during the wait: as many as have room join the last batch.
+        texts: of the request; none is cut, so it has no more batches.
     """
     base_ms, per_token_ms, batch_tokens = fit
-    alone_ms = pace * (-(-tokens // batch_tokens) * base_ms + tokens * per_token_ms)
-    if not joining:
+    batches = min(-(-tokens // batch_tokens), texts)
+    alone_ms = pace * (batches * base_ms + tokens * per_token_ms)
+    room = batches * batch_tokens - tokens
+    if not joining or room <= 0:
         return alone_ms
-    room = -tokens % batch_tokens
     return alone_ms + pace * per_token_ms * (joining if joining < room else room)
 
 

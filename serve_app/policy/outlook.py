@@ -25,7 +25,7 @@ from serve_app.policy.load import OTHERS_FADE_S, Engines, VariantLoad
 from serve_app.policy.options import VariantFacts
 from serve_app.policy.price import LEAST, TARGET_WAIT_MS, moved
 
-Told = tuple[float, float, float, int]  # a Forecast's fields
+Told = tuple[float, float, float, int, float]  # a Forecast's fields
 
 
 class Moment:
@@ -43,13 +43,14 @@ class Moment:
         "remembers",
         "room",
         "size_bin",
+        "texts",
         "tokens",
     )
 
     def __init__(self, *, corrects: bool, joiners: bool) -> None:
         self.corrects = corrects
         self.joiners = joiners
-        self.tokens = 0  # of the request
+        self.tokens = self.texts = 0  # of the request
         self.size_bin = 0
         self.now_s = 0.0
         self.passed_s = 0.0  # since the last decision
@@ -71,10 +72,12 @@ class Outlook:
         "fidelity",
         "forecast",
         "load",
+        "median",
         "per_token",
         "price",
         "service_ms",
         "spread",
+        "typical",
         "variant",
         "wait_ms",
     )
@@ -84,12 +87,13 @@ class Outlook:
         self.fidelity = facts.fidelity
         self.spread = spread = facts.profile.spread
         self.load = VariantLoad(facts.profile, engines, streams=facts.streams)
-        self.correction = Correction(spread=spread, bins=LOAD_BINS * SIZE_BINS)
+        self.correction = Correction.of_p95(spread=spread, bins=LOAD_BINS * SIZE_BINS)
+        self.median = Correction.of_median(bins=LOAD_BINS * SIZE_BINS)
         self.cold = True
         self.per_token = LEAST  # the price of a token
         self.wait_ms = self.price = 0.0
         self.ahead: float | None = None  # see `VariantLoad.ahead`
-        self.service_ms = 0.0  # once `p95_ms` was asked for
+        self.service_ms, self.typical = 0.0, 1.0  # once `p95_ms` was asked for
         self.forecast: Told | None = None  # as well
         self._moment = moment
 
@@ -125,20 +129,30 @@ class Outlook:
             return self.forecast[2]
         moment, load, ahead, wait_ms = self._moment, self.load, self.ahead, self.wait_ms
         number, now_s = moment.size_bin, moment.now_s
+        tokens, texts = moment.tokens, moment.texts
         if ahead is None:
             pace, hop_ms = moment.adding
-            service_ms = service_of(load.fit, moment.tokens, pace)
+            service_ms = service_of(load.fit, tokens, pace, 0.0, texts)
         else:
             pace, hop_ms = moment.joining
             joining = load.rate(now_s) * wait_ms if moment.joiners else 0.0
-            service_ms = service_of(load.fit, moment.tokens, pace, joining)
+            service_ms = service_of(load.fit, tokens, pace, joining, texts)
             number += SIZE_BINS * load_bin(ahead, load.fit[2])
         service_ms += hop_ms + moment.lag_ms
-        factor = self.correction.factor(number, now_s) if moment.corrects else self.spread
+        factor, typical = self.spread, 1.0
+        if moment.corrects:
+            factor = self.correction.factor(number, now_s)
+            typical = self.median.factor(number, now_s)
         p95_ms = (wait_ms + service_ms) * factor
         self.service_ms = service_ms
-        self.forecast = wait_ms, service_ms, p95_ms, number
+        self.typical = typical = min(typical, factor)
+        self.forecast = wait_ms, service_ms, p95_ms, number, typical
         return p95_ms
+
+    def p50_ms(self) -> float:
+        """As well."""
+        self.p95_ms()
+        return (self.wait_ms + self.service_ms) * self.typical
 
     def candidate(self) -> Candidate:
         """All that is seen of the variant, which is forecast now where it was not."""

@@ -141,9 +141,7 @@ def choose(
     found = _hope(rows, left_ms, floor) if whole else None
     if found is None or (found.price > AN_ANSWER and terms.sheds and pin is None):
         return None, "", True
-    reason = (
-        f"at risk: median forecast {found.wait_ms + found.service_ms:.1f} ms fits, p95 does not"
-    )
+    reason = f"at risk: median forecast {found.p50_ms():.1f} ms fits, p95 does not"
     return found, reason + terms.note, True
 
 
@@ -206,7 +204,7 @@ def _hope(rows: Sequence[R], left_ms: float, floor: float) -> R | None:
     for row in rows:
         if row.fidelity < floor:
             break
-        if row.cold or row.wait_ms + row.service_ms > left_ms:
+        if row.cold or row.p50_ms() > left_ms:
             continue
         p95_ms = row.p95_ms()
         if found is None or p95_ms < least_ms:

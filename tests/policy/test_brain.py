@@ -94,9 +94,50 @@ def test_lateness_is_learned_from_answers_and_from_what_was_given_up() -> None:
             actual_ms = 1.0 if end == "in time" else 500.0
             brain.finished(decision, actual_ms=actual_ms, within_budget=True, now_s=NOW_S)
         forecast = brain.candidates(20, now_s=NOW_S)[2].forecast
-        factors.append(forecast.p95_ms / forecast.p50_ms)
+        factors.append(forecast.p95_ms / forecast.told_ms)
     assert factors[0] == pytest.approx(factors[1])
     assert factors[1] > 1.2 > factors[2]
+
+
+def test_the_median_is_learned_from_answers() -> None:
+    """What half of the answers took is forecast, whatever the profile says; never more than p95."""
+    brain = brain_of_four()
+    for step in range(200):
+        now_s = NOW_S + 0.01 * step
+        decision = ask(brain, Hint(variant="int8"), now_s=now_s)
+        assert decision.chosen is not None
+        actual_ms = 0.5 * decision.chosen.forecast.told_ms
+        brain.finished(decision, actual_ms=actual_ms, within_budget=True, now_s=now_s)
+    found = brain.candidates(20, now_s=NOW_S + 2)[2].forecast
+    assert found.p50_ms == pytest.approx(0.5 * found.told_ms, rel=0.05)
+    other = brain.candidates(20, now_s=NOW_S + 2)[0].forecast
+    assert other.p50_ms == other.told_ms
+    for _ in range(200):
+        decision = ask(brain, Hint(variant="int4"), now_s=NOW_S + 2)
+        assert decision.chosen is not None
+        brain.finished(
+            decision,
+            actual_ms=2 * decision.chosen.forecast.told_ms,
+            within_budget=True,
+            now_s=NOW_S + 2,
+        )
+    found = brain.candidates(20, now_s=NOW_S + 2)[3].forecast
+    assert found.told_ms < found.p50_ms <= found.p95_ms
+
+
+def test_a_budget_that_half_of_its_like_made_is_let_in_at_risk() -> None:
+    """A profile that tells twice what requests take refuses, until the answers have told better."""
+    brain = brain_of_four()
+    asked = Hint(budget_ms=4.0, variant="int8")  # 2 are kept back, and 3 forecast
+    refused = ask(brain, asked)
+    assert refused.chosen is None
+    for _ in range(200):
+        decision = ask(brain, Hint(variant="int8"))
+        actual_ms = 0.5 * (decision.chosen.forecast.told_ms if decision.chosen else 0.0)
+        brain.finished(decision, actual_ms=actual_ms, within_budget=True, now_s=NOW_S)
+    let_in = ask(brain, asked)
+    assert let_in.chosen is not None
+    assert let_in.at_risk
 
 
 def test_who_hangs_up_was_not_failed() -> None:

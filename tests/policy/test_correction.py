@@ -1,4 +1,4 @@
-"""The online 95th percentile: where it settles, what it learns of, and how it forgets."""
+"""The online 95th percentile and median: where it settles, what it learns of, and how it forgets."""
 
 import math
 import random
@@ -7,14 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.policy.correction import LEAST, MISSES, MOST, RELAXES_S, STALE_S, Correction
+from serve_app.policy.correction import (
+    LEAST,
+    LEAST_MEDIAN,
+    MISSES,
+    MOST,
+    RELAXES_S,
+    STALE_S,
+    Correction,
+)
 
 PRIOR = math.log(1.2)
 BIN = 2
 
 
 def _correction(bins: int = 4) -> Correction:
-    return Correction(spread=1.2, bins=bins)
+    return Correction.of_p95(spread=1.2, bins=bins)
 
 
 def _teach(
@@ -43,10 +51,39 @@ def test_p95_holds_for_95_of_100(factor: float, sigma: float) -> None:
     assert within / 5000 == pytest.approx(0.95, abs=0.02)
 
 
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.6])
+def test_the_median_holds_for_half(factor: float) -> None:
+    """P(actual <= median) is 0.5 ± 0.05 on fresh draws, whatever the forecast is off by."""
+    rng, median = random.Random(1), Correction.of_median(bins=4)  # noqa: S311
+    within = 0
+    for number in range(6000):
+        log_ratio = math.log(factor) + rng.gauss(0, 0.2)
+        within += number >= 1000 and log_ratio <= median.theta(BIN, 0.0)
+        median.learn(BIN, log_ratio=log_ratio, now_s=0.0)
+    assert within / 5000 == pytest.approx(0.5, abs=0.05)
+
+
+@given(st.floats(-20, 1))
+def test_what_is_given_up_before_the_median_says_nothing_of_it(log_ratio: float) -> None:
+    """It might have taken any longer time; beyond the median it raises it."""
+    median = Correction.of_median(bins=4)
+    median.learn(BIN, log_ratio=log_ratio, now_s=0.0, is_over=False)
+    theta = median.theta(BIN, 0.0)
+    assert theta == 0.0 if log_ratio <= 0 else theta > 0.0
+
+
+def test_the_median_has_a_least() -> None:
+    """A fifth of the forecast: below, it would let anything in."""
+    median = Correction.of_median(bins=4)
+    for _ in range(5000):
+        median.learn(BIN, log_ratio=-9.0, now_s=0.0)
+    assert median.theta(BIN, 0.0) == pytest.approx(LEAST_MEDIAN)
+
+
 def test_an_untouched_correction_is_the_profiles_spread() -> None:
     """Nothing is known but the profile; a spread below 1.1 is not believed."""
     assert _correction().theta(BIN, 0.0) == pytest.approx(PRIOR)
-    assert Correction(spread=1.0, bins=1).theta(0, 0.0) == pytest.approx(math.log(1.1))
+    assert Correction.of_p95(spread=1.0, bins=1).theta(0, 0.0) == pytest.approx(math.log(1.1))
 
 
 def test_a_miss_raises_p95_much_and_a_hit_lowers_it_little() -> None:

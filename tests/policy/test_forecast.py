@@ -58,6 +58,19 @@ def test_each_started_batch_costs_its_base(tokens: float, expected_ms: float) ->
     assert batches_ms(profile_of(), tokens) == pytest.approx(expected_ms)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "texts", "expected_ms"),
+    [(64, 1, 34), (213, 1, 108.5), (213, 2, 110.5), (213, 9, 114.5)],
+)
+def test_a_text_is_never_cut(tokens: int, texts: int, expected_ms: float) -> None:
+    """A text beyond a batch's tokens is one batch: it pays the base once, and nobody joins it."""
+    profile = profile_of()
+    assert batches_ms(profile, tokens, texts=texts) == pytest.approx(expected_ms)
+    assert service_of(fit_of(profile), tokens, 1.0, 0.0, texts) == pytest.approx(expected_ms)
+    if texts == 1:
+        assert service_of(fit_of(profile), tokens, 1.0, 50.0, texts) == pytest.approx(expected_ms)
+
+
 def test_an_idle_variant_takes_its_service_time() -> None:
     """With nothing ahead there is no wait, and nobody to join: pace times the batch."""
     assert median(profile_of(), None, 64, 1.5) == pytest.approx((0, 1.5 * 34))

@@ -27,7 +27,7 @@ def test_looking_at_all_is_looking_at_each(state: State, tokens: int, passed_s: 
     with ExitStack() as stack:
         brain = state.enter(stack)
         now_s = state.now_s() + passed_s
-        brain._begin(tokens, now_s, remember=False)
+        brain._begin(tokens, 1, now_s, remember=False)
         each, at_once = [], []
         for row in brain._rows:
             row.look()
