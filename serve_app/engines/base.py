@@ -28,7 +28,10 @@ MODEL_FILES = {
     "torch": "model.safetensors",
     "litert": "model.tflite",
 }
-ONE_STREAM = {"tensorrt", "litert"}  # runtimes whose engines take one batch at a time; and all do on a GPU
+ONE_STREAM = {
+    "tensorrt",
+    "litert",
+}  # runtimes whose engines take one batch at a time; and all do on a GPU
 IR_FILE = "model.xml"  # OpenVINO's own format, beside model.bin; an artifact has this or ONNX
 _MODULES = {
     "onnx": "onnx",
@@ -90,9 +93,7 @@ def open_engine(
             f"{variant.variant} needs the package {error.name!r}, which is not installed here"
         ) from error
     try:
-        engine = cast("OpenEngine", module.open_engine)(
-            folder, variant, threads, device, streams
-        )
+        engine = cast("OpenEngine", module.open_engine)(folder, variant, threads, device, streams)
     except ArtifactError:
         raise
     except Exception as error:  # ONNX Runtime's derive from nothing narrower

@@ -11,8 +11,8 @@ takes for each shape it has not met.
 
 Each stream is a compiled model of its own, of one OpenVINO stream. One model of NUM_STREAMS=2 did as much with
 two batches at once, in 28 MB and no time more instead of 38 MB and 0.5 s, but a query alone took 3.8 ms
-instead of 3.1, one of 72 tokens 8.0 instead of 7.4: it wanders between the streams' threads, and finds the
-caches of the other core. Two requests to one stream take turns (INT8, medians of 3 to 4 interleaved rounds).
+instead of 3.1, back to back, and a text of 72 tokens 8.0 instead of 7.4: it wanders between the threads of the
+streams. Two requests to one stream take turns. (INT8, medians of interleaved rounds on a noisy machine.)
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ LENGTH_STEP = 16  # tokens
 class OpenVinoEngine:
     """Compiled models with one inference request each; a batch takes the one that was used last."""
 
-    def __init__(
-        self, models: Sequence[ov.CompiledModel], *, pad_id: int, max_tokens: int
-    ) -> None:
+    def __init__(self, models: Sequence[ov.CompiledModel], *, pad_id: int, max_tokens: int) -> None:
         self._free: LifoQueue[ov.InferRequest] = LifoQueue()
         for model in models:
             self._free.put(model.create_infer_request())
