@@ -4,8 +4,8 @@ A profile is measured in a loop, where one shape follows itself. In service text
 pauses in which caches go cold, and each batch is handed to a thread and back. So the texts of the load tests
 are sent one at a time, pinned to a variant, and the server tells what each took.
 
-Then the same again, while another variant's engine never rests: it is sent many long texts at once, which
-leaves next to nothing to do for client and router. Blocks of both kinds take turns. Two engines on fewer cores
+Then the same again, while another variant's engine hardly rests: it is sent one long text after the other, as
+several at once would run side by side. Blocks of both kinds take turns. Two engines on fewer cores
 than two slow each other by sharing them, which the simulator reckons with anyway; what remains is that
 they share a cache and a memory. On a machine of two cores it holds a little of what client, router and Ray's
 own processes take from the engines.
@@ -32,7 +32,6 @@ from loadtests.workload import LENGTHS, Texts
 BLOCKS = 4  # of each kind
 TEXTS = 20  # in a block, of all lengths as the load tests have them
 PER_S = 15.0
-LONG_TEXTS = 16  # that a request to the other engine brings: seconds of work at most
 BEFORE_S = 0.3  # until the other engine is surely busy
 STALLED = 3.0  # times what other texts take / their profile: the host took the core, which is counted apart
 Floats = NDArray[np.float64]
@@ -155,7 +154,7 @@ def _block(client: httpx.Client, variant: str, texts: Sequence[str]) -> list[flo
 @contextmanager
 def _busy(client: httpx.Client, variant: str) -> Iterator[None]:
     """Keep a variant's engine busy meanwhile."""
-    content = _body(list(Texts.built_in().pools[-1][:LONG_TEXTS]), variant)
+    content = _body(max(Texts.built_in().pools[-1], key=len), variant)
     over, failed = threading.Event(), []
 
     def ask_on() -> None:
@@ -185,5 +184,5 @@ def _tokens(client: httpx.Client, text: str) -> int:
     return int(answer.raise_for_status().json()["tokens"])
 
 
-def _body(given: str | list[str], variant: str) -> bytes:
+def _body(given: str, variant: str) -> bytes:
     return json.dumps({"input": given, "variant": variant, "encoding_format": "base64"}).encode()

@@ -52,11 +52,15 @@ def described(
     Raises:
         KeyError, TypeError, ValueError: a field of a variant is missing, or is not what it should be.
     """
+    streams = {one["streams"] for one in told}
+    if len(streams) > 1:
+        raise ValueError("one number of streams for all variants, as a simulated machine has")
     idle_cores, engines = round(overheads.idle_cores, 3), overheads.engines
     return MachineFile(
         about="Profiles and token counts as a server tells them; overheads measured on it; of "
         f"{cores:g} cores, {idle_cores:g} go to processes that serve nothing.",
         cores=round(cores - idle_cores, 3),
+        streams=max(streams),
         **{name: _rounded(getattr(overheads, name)) for name in MEASURED},
         together_pace=_rounded(engines.together_pace),
         variants=tuple(_in_service(_rung(one), engines) for one in told),

@@ -10,8 +10,9 @@ It is a fluid relaxation: every simplification lets the clairvoyant have more, n
   nothing else, and has a core of its own.
 - It takes its share of the fullest batch that it can be in, without padding. Alone and at once it must
   make it, in a batch that is faster than the profile by its spread; or else no batch would.
-- Cores give at most their number; the engine of a variant at most one; two or more that are busy at once,
-  which slow each other, at most their cores over `together_pace`, or one all by itself. Served requests also take
+- Cores give at most their number; the engine of a variant at most what its streams do with all of them to
+  themselves. Two or more batches that run at once, of one engine or several, slow each other: together they
+  do at most their cores over `together_pace`, or one what it does all by itself. Served requests also take
   their routing, and their share of the fullest call. While the router is busy, which it is at least as
   long as it would be with a core of its own, all engines together get at most what is left to them when
   all compete (processor sharing).
@@ -128,23 +129,28 @@ def _beside(machine: Machine, facts: VariantFacts, tokens: Floats) -> Floats:
 
 def _capacity(machine: Machine, seen_ms: Floats, *, slots: int, slot_ms: float) -> Floats:
     engines = len(machine.variants)
+    batches = engines * machine.streams
     capacity_ms = np.full((ENGINES + engines, slots), slot_ms)
     capacity_ms[CORES] *= machine.cores
-    undisturbed = _at_once(machine, engines, beside=0)
-    beside_router = _at_once(machine, engines, beside=1)
+    undisturbed = _at_once(machine, batches, beside=0)
+    beside_router = _at_once(machine, batches, beside=1)
     unread_ms = machine.unread_ms * machine.warm_share
     busy_ms = _busy(seen_ms, unread_ms, slots=slots, slot_ms=slot_ms)
     capacity_ms[TOGETHER] *= undisturbed
     capacity_ms[TOGETHER] -= (undisturbed - beside_router) * busy_ms
-    capacity_ms[ENGINES:] *= min(1.0, machine.cores)
+    capacity_ms[ENGINES:] *= _at_once(machine, machine.streams, beside=0)
     return capacity_ms
 
 
-def _at_once(machine: Machine, engines: int, *, beside: int) -> float:
-    """What engines can do at once beside others at most, in cores: all of them, or one undisturbed."""
+def _at_once(machine: Machine, batches: int, *, beside: int) -> float:
+    """What up to so many batches do at once beside other jobs at most, in cores.
+
+    Each has at most an equal share of the cores, so the more there are the more they do, `together_pace`
+    slower from two on: all of them do the most, or one undisturbed.
+    """
     one = min(1.0, machine.cores / (1 + beside))
-    together = engines * min(1.0, machine.cores / (engines + beside))
-    return one if engines == 1 else max(one, together / machine.together_pace)
+    together = batches * min(1.0, machine.cores / (batches + beside))
+    return one if batches == 1 else max(one, together / machine.together_pace)
 
 
 def _busy(seen_ms: Floats, each_ms: float, *, slots: int, slot_ms: float) -> Floats:

@@ -150,7 +150,9 @@ class Replica:
         if self._sigma:
             work_ms *= math.exp(self.rng.gauss(0.0, self._sigma))
         work_ms += self.machine.stalled_ms(work_ms, self.rng)
-        self.simulation.compute(work_ms / 1000, self._ran, (batch, padded_tokens, now_s), engine=True)
+        self.simulation.compute(
+            work_ms / 1000, self._ran, (batch, padded_tokens, now_s), engine=True
+        )
 
     def _ran(self, ran: tuple[list[_Text], int, float]) -> None:
         """A batch is done: its calls reply once the next batch is under way."""

@@ -180,6 +180,7 @@ def variant_object(rung: Rung, found: Candidate, brain: Brain, *, now_s: float) 
         "batch_invariant": manifest.batch_invariant,
         "size_bytes": manifest.size_bytes,
         "profile": asdict(profile) | {"cost_ms": profile.cost_ms},
+        "streams": load.streams,
         "replicas": 0 if found.cold else max(1, len(replicas)),
         "queued_tokens": sum(r.queued_tokens for r in replicas),
         "inflight_tokens": load.inflight_tokens,

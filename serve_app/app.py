@@ -38,7 +38,17 @@ from serve_app.environment import ONE_HOST
 from serve_app.errors import InternalError, ReplicaDied, ServeAppError, SetupError
 from serve_app.listener import Address, Listener
 from serve_app.manifest import verify
-from serve_app.placement import GpuPlan, Plan, bounds, gpu_variants, plan, plan_gpus
+from serve_app.placement import (
+    GpuPlan,
+    Plan,
+    bounds,
+    cores_of,
+    gpu_variants,
+    plan,
+    plan_gpus,
+    streams_of,
+)
+from serve_app.policy.batching import CALLS_EACH
 from serve_app.policy.scaling import Bounds, Rules
 from serve_app.quiet_stop import SIGNALS, stop_quietly
 from serve_app.registry import Ladder, Rung, load_ladder
@@ -58,9 +68,8 @@ ENGINE_NICENESS = 10
 # Ours queue; Serve's own limit of 5 would starve the batches.
 MAX_ONGOING_CALLS = 64
 MAX_ONGOING_REQUESTS = 10_000
-# A busy replica has at most two calls of each router in flight (`Brain.calls_each`), an idle one less than one.
+CALLS_WANTED = 0.6  # by Serve's request counts, of the calls that a router sends a replica at most
 BY_REQUESTS = {
-    "target_ongoing_requests": 1.2,
     "metrics_interval_s": 2.0,
     "look_back_period_s": 6.0,
     "upscale_delay_s": 4.0,
@@ -121,14 +130,23 @@ def follow_board(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
 class VariantDeployment:
     """A replica of one variant, as Ray Serve runs it."""
 
-    def __init__(self, rung: Rung, *, threads: int, gpu_share: float) -> None:
+    def __init__(self, rung: Rung, settings: Settings, *, gpu_share: float) -> None:
         os.nice(ENGINE_NICENESS)
         if rung.device == "cuda":
             take_share(gpu_share)
         manifest = verify(rung.folder)  # this node's files, not those of the node that planned
-        opened = open_profiled(rung.folder, manifest, threads=threads, device=rung.device)
+        streams = streams_of(rung, settings, cores=cores_of(settings))
+        opened = open_profiled(
+            rung.folder,
+            manifest,
+            threads=settings.threads,
+            device=rung.device,
+            streams=streams,
+        )
         name = serve.get_replica_context().replica_id.unique_id
-        self._replica = Replica(opened.engine, manifest, name=name, measured=opened.measured)
+        self._replica = Replica(
+            opened.engine, manifest, name=name, measured=opened.measured, streams=streams
+        )
         self._listener = Listener(self._replica.embed, Welcome(name, self._replica.state.measured))
 
     async def embed(self, call: Call) -> Reply:
@@ -273,7 +291,11 @@ def _variant(
     rung: Rung, group: Bounds, cpus: Plan, gpus: GpuPlan, *, settings: Settings
 ) -> Application:
     gpu_share = gpus.share if rung.device == "cuda" else 0
-    by_requests = BY_REQUESTS | {"downscale_delay_s": settings.scale_down_s}
+    streams = streams_of(rung, settings, cores=cores_of(settings))
+    by_requests = BY_REQUESTS | {
+        "target_ongoing_requests": CALLS_WANTED * max(streams, CALLS_EACH),
+        "downscale_delay_s": settings.scale_down_s,
+    }
     deployment = serve.deployment(
         VariantDeployment,
         name=rung.manifest.variant,
@@ -282,7 +304,7 @@ def _variant(
         | {"min_replicas": group.minimum, "max_replicas": group.maximum},
         ray_actor_options={"num_cpus": cpus.replica_cpus, "num_gpus": gpu_share},
     )
-    return deployment.bind(rung, threads=settings.threads, gpu_share=gpu_share)
+    return deployment.bind(rung, settings, gpu_share=gpu_share)
 
 
 def run_locally(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import time
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from serve_app.errors import (
 from serve_app.lag import Lag
 from serve_app.metrics import Outcome, Tally
 from serve_app.parts import Embedded
+from serve_app.placement import cores_of, streams_of
 from serve_app.policy.batching import short_batches
 from serve_app.policy.brain import Brain, Options, VariantFacts
 from serve_app.policy.hint import Hint, Quality
@@ -47,12 +47,14 @@ class Fleet:
         self.off = ladder.off
         self.rungs: dict[str, Rung] = {r.manifest.variant: r for r in ladder.rungs}
         self._fidelities = {name: r.manifest.fidelity.p1 for name, r in self.rungs.items()}
+        cores = cores_of(settings)
         self.brain = Brain(
             [
                 VariantFacts(
                     variant=name,
                     fidelity=fidelity,
                     profile=short_batches(rung.manifest.profile),
+                    streams=streams_of(rung, settings, cores=cores),
                 )
                 for (name, rung), fidelity in zip(
                     self.rungs.items(), self._fidelities.values(), strict=True
@@ -60,7 +62,7 @@ class Fleet:
             ],
             options=Options(
                 default=_reachable(settings.default_hint(), max(self._fidelities.values())),
-                cores=settings.cores or os.cpu_count() or 1,
+                cores=cores,
                 max_wait_ms=settings.max_wait_ms,
                 reserve_ms=settings.reserve_ms,
             ),

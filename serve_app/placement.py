@@ -1,11 +1,13 @@
-"""What each replica reserves of CPUs and GPUs, and how far each replica group may grow."""
+"""What each replica reserves of CPUs and GPUs, how many batches it runs at once, how far its group may grow."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from serve_app.engines.base import ONE_STREAM
 from serve_app.errors import SettingsError
 from serve_app.policy.scaling import Bounds
 from serve_app.registry import Rung
@@ -58,6 +60,24 @@ class GpuPlan:
 
     share: float  # of one GPU, a replica; of its memory too
     max_replicas: int  # of one variant
+
+
+MOST_STREAMS = 4  # unless asked for: each costs an OpenVINO replica its weights once more
+
+
+def cores_of(settings: Settings) -> float:
+    """Cores that the replicas of one host share: this one's, unless told otherwise."""
+    return settings.cores or os.cpu_count() or 1
+
+
+def streams_of(rung: Rung, settings: Settings, *, cores: float) -> int:
+    """How many batches a replica runs side by side at most.
+
+    Routers reckon with what replicas do: both ask here, each on its host, of hosts taken to be alike.
+    """
+    if rung.device == "cuda" or rung.manifest.runtime in ONE_STREAM:
+        return 1
+    return settings.streams or max(1, min(int(cores / settings.threads), MOST_STREAMS))
 
 
 GPU_PARTS = 10_000  # Ray counts GPUs in these

@@ -1,11 +1,11 @@
-"""The inside of a variant replica: one engine, one thread that runs it, one greedy batcher.
+"""The inside of a variant replica: one engine, a thread for each of its streams, one greedy batcher.
 
-While the engine runs a batch, texts gather; the next batch is taken from all that gathered. Nothing
-waits for a batch to fill, and no text waits behind one that arrived later for longer than a batch.
-Texts whose caller has gone, or whose deadline has passed, never reach the engine.
+While all streams run a batch, texts gather; the next batch is taken from all that gathered, as soon as
+a stream is free. Nothing waits for a batch to fill, and no text waits behind one that arrived later for
+longer than a batch. Texts whose caller has gone, or whose deadline has passed, never reach the engine.
 
-The queue is bounded by those who send: a router has two calls for each replica that it knows on their
-way (`dispatch.py`), Serve lets 64 in at a time (`app.py`), and a call holds one batch or one text.
+The queue is bounded by those who send: a router has a few calls for each replica that it knows on their
+way (`policy/batching.may_leave`), Serve lets 64 in at a time (`app.py`), and a call holds one batch or one text.
 Ray is not known here: `app.py` wraps this class into a deployment.
 """
 
@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from threading import Barrier
 
 import numpy as np
 
 from serve_app.calls import Call, Reply
-from serve_app.engines.base import Engine, Vectors
+from serve_app.engines.base import Engine, TokenIds, Vectors
 from serve_app.errors import ArtifactError
 from serve_app.manifest import Manifest, Profile
 from serve_app.policy.batching import short_batches
@@ -32,15 +34,22 @@ class Replica:
     """Answers calls with vectors. Use from one event loop."""
 
     def __init__(
-        self, engine: Engine, manifest: Manifest, *, name: str, measured: Profile | None = None
+        self,
+        engine: Engine,
+        manifest: Manifest,
+        *,
+        name: str,
+        measured: Profile | None = None,
+        streams: int = 1,
     ) -> None:
         """Warm the engine up and hold it to its manifest.
 
         Args:
-            engine: ready, not in use elsewhere.
+            engine: ready, not in use elsewhere, opened for as many streams.
             manifest: what it promises.
             name: tells this replica from others of its variant.
             measured: its profile here, where the manifest's does not fit; each reply carries it.
+            streams: batches that run side by side at most.
 
         Raises:
             ArtifactError: the engine's vectors have other dims than promised, or no unit length.
@@ -52,9 +61,24 @@ class Replica:
         self._profile = self._measured or short_batches(manifest.profile)
         self._pace = 1.0
         self._queue = Waiting()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self._running: asyncio.Task[None] | None = None
-        _warm_up(engine, manifest, batch_tokens=self._profile.batch_tokens)
+        self._free = streams
+        self._threads: Executor = ThreadPoolExecutor(streams, thread_name_prefix="engine")
+        self._warm_up(manifest)
+
+    def _warm_up(self, manifest: Manifest) -> None:
+        """Each stream's first runs allocate and compile; no request should pay for them."""
+        longest, streams = manifest.checkpoint.max_tokens, self._free
+        together = Barrier(streams)  # each batch in all streams at once: none is passed over
+
+        def embed(texts: list[TokenIds]) -> Vectors:
+            together.wait()
+            return self._engine.embed(texts)
+
+        for length in [n for n in WARM_UP_LENGTHS if n <= longest] or [longest]:
+            ids = np.full(length, manifest.tokenizer.pad_id, dtype=np.int32)
+            for count in (1, max(1, self._profile.batch_tokens // length)):
+                for vectors in self._threads.map(embed, [[ids] * count] * streams):
+                    _require_promised(vectors, count, manifest)
 
     @property
     def state(self) -> ReplicaState:
@@ -80,8 +104,8 @@ class Replica:
         deadlines_s = call.deadlines_s(arrived_s=arrived_s)
         for row, (ids, deadline_s) in enumerate(zip(texts, deadlines_s, strict=True)):
             self._queue.add(Text(ids, deadline_s, waiting, row))
-        if self._running is None:
-            self._running = asyncio.create_task(self._run())
+        if self._free:  # once all calls that have arrived are in the queue
+            asyncio.get_running_loop().call_soon(self._run)
         await waiting.done
         finished_s = time.monotonic()
         started_s = waiting.started_s or finished_s
@@ -93,29 +117,32 @@ class Replica:
             dropped=tuple(waiting.dropped),
         )
 
-    async def _run(self) -> None:
-        """Batch after batch until nothing waits."""
-        try:
-            while self._queue.texts:
-                now_s = time.monotonic()
-                self._queue.sift(now_s)
-                if self._queue.texts:
-                    await self._run_batch(self._queue.take(self._profile.batch_tokens), now_s)
-        finally:
-            self._running = None
+    def _run(self) -> None:
+        """Start a batch in each free stream, while texts wait."""
+        while self._free and self._queue.texts:
+            now_s = time.monotonic()
+            self._queue.sift(now_s)
+            if self._queue.texts:
+                self._run_batch(self._queue.take(self._profile.batch_tokens), now_s)
 
-    async def _run_batch(self, batch: list[Text], now_s: float) -> None:
-        """One batch through the engine; its vectors, or its failure, to its calls."""
+    def _run_batch(self, batch: list[Text], now_s: float) -> None:
         for text in batch:
             text.call.started_s = text.call.started_s or now_s
+        self._free -= 1
+        asyncio.get_running_loop().run_in_executor(
+            self._threads, self._engine.embed, [t.ids for t in batch]
+        ).add_done_callback(partial(self._ran, batch, now_s))
+
+    def _ran(self, batch: list[Text], started_s: float, ran: asyncio.Future[Vectors]) -> None:
+        """A batch is done: its vectors, or its failure, to its calls; its stream to the next one."""
+        self._free += 1
         try:
-            vectors = await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._engine.embed, [t.ids for t in batch]
-            )
-            self._pace = self._paced(batch, took_ms=(time.monotonic() - now_s) * 1000)
+            vectors = ran.result()
+            self._pace = self._paced(batch, took_ms=(time.monotonic() - started_s) * 1000)
             _deliver(batch, vectors)
         except Exception as error:  # whatever the runtime raises belongs to these calls
             _fail(batch, error)
+        self._run()
 
     def _paced(self, batch: list[Text], *, took_ms: float) -> float:
         """Time of a batch / what the profile says, which counts padding to the longest text."""
@@ -134,16 +161,10 @@ def _fail(batch: list[Text], error: Exception) -> None:
             text.call.done.set_exception(error)
 
 
-def _warm_up(engine: Engine, manifest: Manifest, *, batch_tokens: int) -> None:
-    """First runs allocate and compile; no request should pay for them."""
-    longest = manifest.checkpoint.max_tokens
-    for length in [n for n in WARM_UP_LENGTHS if n <= longest] or [longest]:
-        count = max(1, batch_tokens // length)
-        ids = np.full(length, manifest.tokenizer.pad_id, dtype=np.int32)
-        for texts in ([ids], [ids] * count):
-            vectors = engine.embed(texts)
+def _require_promised(vectors: Vectors, count: int, manifest: Manifest) -> None:
+    """Raise ArtifactError unless they are so many unit vectors of the manifest's dims."""
     norms = np.linalg.norm(vectors, axis=1)
-    expected = (len(texts), manifest.checkpoint.dims)
+    expected = (count, manifest.checkpoint.dims)
     if vectors.shape != expected or not np.allclose(norms, 1, atol=1e-3):
         raise ArtifactError(
             f"{manifest.variant} promises unit vectors of {manifest.checkpoint.dims} dims, "

@@ -46,7 +46,17 @@ class Settings(BaseModel):
         default=1000.0, gt=0, description="budget of requests that bring no hint"
     )
     threads: int = Field(
-        default=1, ge=1, le=256, description="compute threads of a CPU replica, and its num_cpus"
+        default=1,
+        ge=1,
+        le=256,
+        description="compute threads of a CPU replica for each batch, and its num_cpus",
+    )
+    streams: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="batches that a CPU replica runs side by side while cores are idle; "
+        "None: as many as cores / threads, 4 at most",
     )
     max_replicas: int | None = Field(
         default=None, ge=1, description="largest replica group of a variant; None: what fits"

@@ -76,10 +76,15 @@ def vectors_of(texts: Sequence[TokenIds]) -> Vectors:
     return FakeEngine(dims=DIMS).embed(texts)
 
 
-def lane_of(manifest: Manifest, transport: HeldTransport, *, cores: float = 4) -> Lane:
+def lane_of(
+    manifest: Manifest, transport: HeldTransport, *, cores: float = 4, streams: int = 1
+) -> Lane:
     """A lane with a brain that knows its variant only."""
     facts = VariantFacts(
-        variant=manifest.variant, fidelity=manifest.fidelity.p1, profile=manifest.profile
+        variant=manifest.variant,
+        fidelity=manifest.fidelity.p1,
+        profile=manifest.profile,
+        streams=streams,
     )
     options = Options(default=Hint(budget_ms=1000.0), cores=cores)
     brain = Brain([facts], options=options, draw=lambda: 0.0)

@@ -1,7 +1,7 @@
 """`python -m loadtests.bench.bare`: uvicorn around the same engines and batchers, in one process, without Ray.
 
-What a server costs that routes nothing: it parses, tokenises, batches and encodes as ours does, and each
-request names its variant.
+What a server costs that routes nothing: it parses, tokenises, batches and encodes as ours does, in as many
+streams, and each request names its variant.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from serve_app.calls import Call
 from serve_app.engines.opening import open_profiled
 from serve_app.engines.tokenization import Tokenizer
 from serve_app.errors import BadRequest, ServeAppError
+from serve_app.placement import cores_of, streams_of
 from serve_app.registry import Ladder, Rung, load_ladder
 from serve_app.replica import Replica
 from serve_app.settings import Settings
 
-LIMITS = Settings()
+DEFAULTS = Settings()
 
 
 class Bare:
@@ -46,8 +47,8 @@ class Bare:
         await send_response(send, response)
 
     async def _embed(self, scope: Scope, receive: Receive) -> Response:
-        body = await read_body(receive, limit_bytes=LIMITS.max_body_bytes)
-        request = parse_request(scope, body, max_texts=LIMITS.max_texts)
+        body = await read_body(receive, limit_bytes=DEFAULTS.max_body_bytes)
+        request = parse_request(scope, body, max_texts=DEFAULTS.max_texts)
         replica = self._replicas.get(request.hint.variant or "")
         if replica is None:
             raise BadRequest("variant must be one of those served", param="variant")
@@ -65,9 +66,16 @@ class Bare:
 
 
 def _replica(rung: Rung) -> Replica:
-    opened = open_profiled(rung.folder, rung.manifest, threads=1, device="cpu")
+    streams = streams_of(rung, DEFAULTS, cores=cores_of(DEFAULTS))
+    opened = open_profiled(
+        rung.folder, rung.manifest, threads=DEFAULTS.threads, device="cpu", streams=streams
+    )
     return Replica(
-        opened.engine, rung.manifest, name=rung.manifest.variant, measured=opened.measured
+        opened.engine,
+        rung.manifest,
+        name=rung.manifest.variant,
+        measured=opened.measured,
+        streams=streams,
     )
 
 

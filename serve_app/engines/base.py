@@ -1,7 +1,7 @@
 """The engine contract, and how to open the engine of an artifact.
 
-An engine is a plain object used by one thread at a time. Runtimes are imported only when opened, so
-a replica of an ONNX variant never loads torch.
+An engine is a plain object used by as many threads at once as it was opened for. Runtimes are imported
+only when opened, so a replica of an ONNX variant never loads torch.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ MODEL_FILES = {
     "torch": "model.safetensors",
     "litert": "model.tflite",
 }
+ONE_STREAM = {
+    "tensorrt",
+    "litert",
+}  # runtimes whose engines take one batch at a time; and all do on a GPU
 IR_FILE = "model.xml"  # OpenVINO's own format, beside model.bin; an artifact has this or ONNX
 _MODULES = {
     "onnx": "onnx",
@@ -44,7 +48,7 @@ class Engine(Protocol):
     """Runs one artifact."""
 
     def embed(self, texts: Sequence[TokenIds]) -> Vectors:
-        """Turn texts into vectors.
+        """Turn texts into vectors. Up to `streams` threads may call it at once, as many as it was opened for.
 
         Args:
             texts: token ids with special tokens, each of length 1 to the checkpoint's max_tokens.
@@ -56,19 +60,26 @@ class Engine(Protocol):
         ...
 
 
-OpenEngine = Callable[[Path, Variant, int, Device], Engine]
+OpenEngine = Callable[[Path, Variant, int, Device, int], Engine]
 
 
 def open_engine(
-    folder: Path, variant: Variant, *, threads: int = 1, device: Device = "cpu"
+    folder: Path,
+    variant: Variant,
+    *,
+    threads: int = 1,
+    device: Device = "cpu",
+    streams: int = 1,
 ) -> Engine:
     """Load an artifact's files into a ready engine.
 
     Args:
         folder: the artifact, already verified.
         variant: what it holds; a manifest says it.
-        threads: compute threads on the CPU.
+        threads: compute threads on the CPU, of each batch.
         device: "cpu", or "cuda" for the engines that can.
+        streams: batches that it runs side by side, each called from a thread of its own; 1 where it can
+            do no more.
 
     Raises:
         ArtifactError: the runtime is not installed, or cannot load the file.
@@ -82,7 +93,7 @@ def open_engine(
             f"{variant.variant} needs the package {error.name!r}, which is not installed here"
         ) from error
     try:
-        engine = cast("OpenEngine", module.open_engine)(folder, variant, threads, device)
+        engine = cast("OpenEngine", module.open_engine)(folder, variant, threads, device, streams)
     except ArtifactError:
         raise
     except Exception as error:  # ONNX Runtime's derive from nothing narrower

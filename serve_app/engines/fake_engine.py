@@ -50,9 +50,11 @@ class FakeEngine:
         return np.random.default_rng(seed).standard_normal(self._dims, dtype=np.float32)
 
 
-def open_engine(folder: Path, variant: Variant, threads: int, device: Device) -> FakeEngine:
+def open_engine(
+    folder: Path, variant: Variant, threads: int, device: Device, streams: int
+) -> FakeEngine:
     """Needs no file, and takes a pace from one; see `serve_app.engines.base.open_engine`."""
-    del threads, device
+    del threads, device, streams
     file = folder / PACE_NAME
     pace = Pace(**json.loads(file.read_bytes())) if file.is_file() else None
     return FakeEngine(dims=variant.checkpoint.dims, pace=pace)

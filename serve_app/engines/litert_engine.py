@@ -1,7 +1,8 @@
 """LiteRT on the CPU: a graph for each of some lengths, all over the same weights, a text at a time.
 
 LiteRT's converter knows no graph whose length varies, so a text is padded to the next length that
-has one. Texts never share a run, hence no text can move another's vector.
+has one. Texts never share a run, hence no text can move another's vector. An interpreter's tensors are
+its own, so it has one stream.
 """
 
 from __future__ import annotations
@@ -52,9 +53,11 @@ class LiteRtEngine:
         return np.asarray(outputs[OUTPUT], dtype=np.float32)
 
 
-def open_engine(folder: Path, variant: Variant, threads: int, device: Device) -> LiteRtEngine:
+def open_engine(
+    folder: Path, variant: Variant, threads: int, device: Device, streams: int
+) -> LiteRtEngine:
     """Load `model.tflite`; see `serve_app.engines.base.open_engine`. There is no GPU for it."""
-    del device
+    del device, streams
     interpreter = Interpreter(str(folder / MODEL_FILES["litert"]), num_threads=threads)
     engine = LiteRtEngine(interpreter, pad_id=variant.tokenizer.pad_id)
     if engine.longest < variant.checkpoint.max_tokens:

@@ -33,7 +33,7 @@ Providers = list[tuple[str, ProviderOptions]]
 
 
 class OnnxEngine:
-    """One ONNX Runtime session."""
+    """One ONNX Runtime session, which any number of threads may run at once."""
 
     def __init__(self, session: ort.InferenceSession, *, pad_id: int) -> None:
         self._session = session
@@ -46,7 +46,7 @@ class OnnxEngine:
 
 
 class BoundOnnxEngine:
-    """One session whose inputs and output lie in the memory of the device that it runs on."""
+    """One session whose inputs and output lie in the memory of the device that it runs on. One stream."""
 
     def __init__(
         self,
@@ -86,9 +86,10 @@ class BoundOnnxEngine:
 
 
 def open_engine(
-    folder: Path, variant: Variant, threads: int, device: Device
+    folder: Path, variant: Variant, threads: int, device: Device, streams: int
 ) -> OnnxEngine | BoundOnnxEngine:
     """Load `model.onnx`; see `serve_app.engines.base.open_engine`."""
+    del streams  # a session's runs share weights only
     pad_id = variant.tokenizer.pad_id
     if device == "cpu" and variant.runtime != "tensorrt":
         return OnnxEngine(_session(folder, threads, [("CPUExecutionProvider", {})]), pad_id=pad_id)

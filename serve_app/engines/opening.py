@@ -40,6 +40,7 @@ def open_profiled(
     *,
     threads: int,
     device: Device,
+    streams: int = 1,
     now_s: Callable[[], float] = time.perf_counter,
 ) -> Opened:
     """Open an engine; where no profile fits, measure it, for `QUICK_BUDGET_S` from its turn.
@@ -47,15 +48,16 @@ def open_profiled(
     Args:
         folder: the artifact, already verified.
         manifest: its promises.
-        threads: compute threads on the CPU.
+        threads: compute threads on the CPU, of each batch.
         device: where it runs.
+        streams: batches that it will run side by side; it is measured with one at a time.
         now_s: the clock.
 
     Raises:
         ArtifactError: as `open_engine`.
     """
     started_s = now_s()
-    engine = open_engine(folder, manifest, threads=threads, device=device)
+    engine = open_engine(folder, manifest, threads=threads, device=device, streams=streams)
     setup = Setup(
         hardware=hardware_name(device),
         device=device,

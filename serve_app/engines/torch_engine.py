@@ -49,16 +49,19 @@ class TorchEngine:
         """What runs, for engines that rewrite its layers in place."""
         return self._embedder.model
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # of the calling thread
     def embed(self, texts: Sequence[TokenIds]) -> Vectors:
         ids, mask = (torch.from_numpy(a).to(self._device) for a in pad(texts, self._pad_id))
         return np.asarray(self._embedder(ids, mask).cpu().numpy())
 
 
-def open_engine(folder: Path, variant: Variant, threads: int, device: Device) -> Engine:
+def open_engine(
+    folder: Path, variant: Variant, threads: int, device: Device, streams: int
+) -> Engine:
     """Load the weights; see `serve_app.engines.base.open_engine`."""
+    del streams  # a forward pass writes nothing that another reads
     if device == "cpu":
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads)  # of each thread that computes, in the whole process
         return open_padded(folder, variant)
     if variant.autocast or variant.kept_fp32:
         return open_padded(folder, variant, device="cuda")

@@ -16,8 +16,11 @@ from serve_app.errors import ArtifactError
 from serve_app.manifest import Variant
 
 
-def open_engine(folder: Path, variant: Variant, threads: int, device: Device) -> TorchEngine:
+def open_engine(
+    folder: Path, variant: Variant, threads: int, device: Device, streams: int
+) -> TorchEngine:
     """Load and round the weights; see `serve_app.engines.base.open_engine`."""
+    del streams  # as many as of any other model of PyTorch's
     if device != "cpu":
         raise ArtifactError(f"{variant.variant}: PyTorch has dynamic INT8 kernels for CPUs only")
     torch.set_num_threads(threads)

@@ -75,6 +75,23 @@ def test_where_engines_crowd_the_cores_a_replica_has_one_call_at_a_time(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("cores", "streams", "calls"), [(8, 3, 3), (2, 3, 2), (1, 3, 1), (8, 1, 2)])
+def test_a_replica_of_several_streams_has_a_call_for_each_while_cores_are_idle(
+    manifest: Manifest, transport: HeldTransport, cores: float, streams: int, calls: int
+) -> None:
+    """As many leave at once, and one more with each that is back."""
+
+    async def scenario() -> None:
+        lane = lane_of(manifest, transport, cores=cores, streams=streams)
+        tasks = [await start(lane, texts_of(CALL_TOKENS)) for _ in range(6)]
+        for position in range(6):
+            assert len(transport.calls) == min(position + calls, 6)
+            await transport.answer(position)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+
+
 def test_a_request_of_several_texts_travels_alone(lane: Lane, transport: HeldTransport) -> None:
     """Its texts are a batch of their own; single texts pass it, as they go with the oldest one."""
 

@@ -2,6 +2,7 @@
 
 import random
 from contextlib import ExitStack
+from dataclasses import replace
 
 from serve_app.policy.brain import Brain, Options, VariantFacts
 from serve_app.policy.brownout import FEWEST
@@ -19,10 +20,11 @@ DEFAULT = Hint(budget_ms=1000, quality=Quality(floor=0.99))
 NOW_S = 100.0
 
 
-def brain_of_four(**options: bool) -> Brain:
-    """Four variants that are up, on two cores."""
+def brain_of_four(*, streams: int = 1, cores: float = 2, **options: bool) -> Brain:
+    """Four variants that are up, on two cores unless told otherwise."""
     draw = random.Random(0).random  # noqa: S311
-    found = Brain(FACTS, options=Options(default=DEFAULT, cores=2, **options), draw=draw)
+    facts = [replace(one, streams=streams) for one in FACTS]
+    found = Brain(facts, options=Options(default=DEFAULT, cores=cores, **options), draw=draw)
     for variant in FIDELITIES:
         found.set_ready(variant)
     return found

@@ -22,21 +22,29 @@ class State:
         lates: list[bool],
         level: int,
         *,
+        calls: int = 1,
+        streams: int = 1,
+        cores: float = 2,
         stands_s: float = 0.0,
     ) -> None:
         self.queued = queued
         self.paces = paces
         self.lates = lates
         self.level = level
+        self.calls = calls  # that carry what is queued at each variant
+        self.streams = streams
+        self.cores = cores
         self.stands_s = stands_s  # for so long, which gives queues prices
 
     def enter(self, stack: ExitStack) -> Brain:
-        brain = brain_of_four()
+        brain = brain_of_four(streams=self.streams, cores=self.cores)
         for i, (variant, tokens) in enumerate(zip(FIDELITIES, self.queued, strict=False)):
             state = ReplicaState(replica="r", queued_tokens=tokens // 2, pace=self.paces[i])
             brain.saw(variant, state, busy=i + 1, hop_ms=1.0, now_s=NOW_S)
             if tokens:
                 queue(stack, brain, variant, tokens)
+                for _ in range(1, self.calls):
+                    stack.enter_context(brain.load(variant).call(0, now_s=NOW_S))
             for _ in range(20 * self.lates[i]):
                 decision = brain.judge(
                     Hint(variant=variant), tokens=20, elapsed_ms=0, client="a", now_s=NOW_S
@@ -67,5 +75,8 @@ CROWDED = st.builds(
     paces=st.lists(st.floats(0.5, 4), min_size=4, max_size=4),
     lates=st.lists(st.booleans(), min_size=4, max_size=4),
     level=st.integers(0, 3),
+    calls=st.integers(1, 3),
+    streams=st.integers(1, 3),
+    cores=st.sampled_from([2, 16]),
     stands_s=st.floats(0, 1),
 )

@@ -9,7 +9,7 @@ from serve_app.policy.batching import (
     FEWEST_TOKENS,
     LEAST_BATCH_MS,
     MOST_BATCH_MS,
-    calls_each,
+    may_leave,
     next_batch,
     short_batches,
     take_tokens,
@@ -149,5 +149,42 @@ def test_a_shorter_batch_still_holds_a_few_tokens(
 def test_a_call_waits_at_the_door_only_where_cores_are_left(
     busy: int, cores: float, calls: int
 ) -> None:
-    """Once as many engines are busy as there are cores, each replica has one call."""
-    assert calls_each(busy, cores=cores) == calls
+    """Once as many engines are busy as there are cores, each replica of one stream has one call."""
+    for replicas in (1, 3):
+        assert _most_calls(replicas, streams=1, busy=busy, cores=cores) == calls * replicas
+
+
+def _most_calls(replicas: int, *, streams: int, busy: int, cores: float) -> int:
+    calls = 0
+    while may_leave(calls, replicas=replicas, streams=streams, busy=busy, cores=cores):
+        calls += 1
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("calls", "streams", "busy", "cores", "leaves"),
+    [
+        pytest.param(0, 4, 9, 2, True, id="each may have one, however crowded"),
+        pytest.param(1, 4, 1, 2, True, id="a core is idle and a stream free"),
+        pytest.param(1, 4, 2, 2, False, id="no core is idle"),
+        pytest.param(3, 4, 3, 8, True, id="the last stream"),
+        pytest.param(4, 4, 4, 8, False, id="all streams are taken, and none waits at the door"),
+        pytest.param(1, 1, 1, 2, True, id="one stream: one at the door"),
+        pytest.param(2, 2, 1, 2, False, id="two streams are two calls, though one has just ended"),
+    ],
+)
+def test_a_replica_has_as_many_calls_as_streams_while_cores_are_idle(
+    calls: int, streams: int, busy: int, cores: float, *, leaves: bool
+) -> None:
+    """And one where they are not."""
+    assert may_leave(calls, replicas=1, streams=streams, busy=busy, cores=cores) is leaves
+
+
+@given(st.integers(1, 5), st.integers(1, 8), st.integers(0, 40), st.floats(0.5, 64))
+def test_calls_on_their_way_are_bounded(
+    replicas: int, streams: int, busy: int, cores: float
+) -> None:
+    """At least one a replica, at most as many as it runs or two, and never fewer for more streams."""
+    found = _most_calls(replicas, streams=streams, busy=busy, cores=cores)
+    assert replicas <= found <= replicas * max(streams, CALLS_EACH)
+    assert found <= _most_calls(replicas, streams=streams + 1, busy=busy, cores=cores)

@@ -156,7 +156,7 @@ def _running_ms(load: VariantLoad, now_s: float) -> float:
 
 
 def test_busy_replicas_are_no_more_than_there_are() -> None:
-    """Two calls at one replica keep one engine busy; as replicas show themselves or die, it is counted anew."""
+    """Two calls at one stream are one batch; as replicas show themselves or die, it is counted anew."""
     engines = Engines()
     load, other = VariantLoad(PROMISED, engines), VariantLoad(PROMISED, engines)
     with load.call(9, now_s=0), load.call(9, now_s=0):
@@ -171,16 +171,60 @@ def test_busy_replicas_are_no_more_than_there_are() -> None:
     assert engines.busy == 0
 
 
+def test_a_replica_is_busy_with_as_many_batches_as_it_has_streams() -> None:
+    """Each call is a batch while a place is free; those beyond wait for one."""
+    engines = Engines()
+    load = VariantLoad(PROMISED, engines, streams=2)
+    with load.call(9, now_s=0):
+        assert (engines.busy, load.places) == (1, 2)
+        with load.call(9, now_s=0), load.call(9, now_s=0):
+            assert engines.busy == 2
+            load.saw(_state("a"), now_s=0)
+            load.saw(_state("b"), now_s=0)
+            assert (engines.busy, load.places) == (3, 4)
+            load.lost()
+            assert engines.busy == 2
+        assert engines.busy == 1
+    assert engines.busy == 0
+
+
+def test_a_free_place_means_no_queue_while_cores_are_idle() -> None:
+    """A second batch starts beside the first where there is room, and waits for it where there is none."""
+    load = VariantLoad(PROMISED, streams=2)
+    with load.hold(9), load.call(9, now_s=0):
+        assert load.ahead(0, room=True) is None
+        assert load.ahead(0, room=False) == 9
+        with load.hold(5), load.call(5, now_s=0):
+            assert load.ahead(0, room=True) == 7
+
+
+@pytest.mark.parametrize(
+    ("calls", "running"), [(1, 2), (2, 2), (3, 3), (4, 4), (7, 4)]
+)
+def test_the_tokens_ahead_are_shared_by_the_batches_that_run(calls: int, running: int) -> None:
+    """Of two replicas with two streams: those that run, and a batch at least for each replica."""
+    load = VariantLoad(PROMISED, streams=2)
+    for name in "ab":
+        load.saw(_state(name), now_s=0)
+    load.saw(_state("a", queued_tokens=20), now_s=0)  # of others: no place is known to be free
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(load.hold(300))
+        for _ in range(calls):
+            stack.enter_context(load.call(0, now_s=0))
+        for room in (False, True):
+            assert load.ahead(0, room=room) == pytest.approx(320 / running)
+
+
 REPLICA_EVENTS = st.lists(
     st.sampled_from(["call", "end", "a", "b", "c", "lost", "silence"]), max_size=30
 )
 
 
-@given(REPLICA_EVENTS)
-def test_busy_replicas_are_counted_through_any_events(events: list[str]) -> None:
-    """Always as many as have a call each: the lesser of calls and replicas."""
+@given(REPLICA_EVENTS, st.integers(1, 3))
+def test_busy_replicas_are_counted_through_any_events(events: list[str], streams: int) -> None:
+    """Always as many as have a call each: the lesser of calls and places."""
     engines, now_s, calls = Engines(), 0.0, []
-    load = VariantLoad(PROMISED, engines)
+    load = VariantLoad(PROMISED, engines, streams=streams)
     for event in events:
         now_s += 1
         if event == "call":
@@ -195,7 +239,7 @@ def test_busy_replicas_are_counted_through_any_events(events: list[str]) -> None
             load.count(now_s)
         elif event in "abc":
             load.saw(_state(event), now_s=now_s)
-        assert engines.busy == min(load.calls, load.counted)
+        assert engines.busy == min(load.calls, streams * load.counted)
 
 
 def test_the_first_forecast_error_counts_whole_and_later_ones_a_tenth(load: VariantLoad) -> None:

@@ -1,10 +1,9 @@
-"""A replica whose engine's thread the test holds."""
+"""A replica whose engine's threads the test holds."""
 
 from pathlib import Path
 
 import pytest
 
-from serve_app import replica as replica_module
 from serve_app.engines.fake_engine import FakeEngine
 from serve_app.manifest import Manifest, read_manifest
 from serve_app.replica import Replica
@@ -23,12 +22,19 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
-def replica(engine: FakeEngine, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> Replica:
-    monkeypatch.setattr(replica_module, "ThreadPoolExecutor", HeldThread)
-    return Replica(engine, manifest, name="r1")
+def streams() -> int:
+    return 1
+
+
+@pytest.fixture
+def replica(engine: FakeEngine, manifest: Manifest, streams: int) -> Replica:
+    """Warmed up by real threads, which the test's takes the place of."""
+    found = Replica(engine, manifest, name="r1", streams=streams)
+    found._threads = HeldThread()
+    return found
 
 
 @pytest.fixture
 def thread(replica: Replica) -> HeldThread:
-    assert isinstance(replica._thread, HeldThread)
-    return replica._thread
+    assert isinstance(replica._threads, HeldThread)
+    return replica._threads

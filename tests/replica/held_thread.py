@@ -1,4 +1,4 @@
-"""An engine's thread that runs a batch when the test says so, and calls to its replica."""
+"""An engine's threads that run a batch when the test says so, and calls to its replica."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ BATCH_TOKENS = 64  # the artifact's
 
 
 class HeldThread(Executor):
-    """In the place of the engine's thread: holds each batch until the test lets it run."""
+    """In the place of the engine's threads: holds each batch until the test lets it run."""
 
-    def __init__(self, **_: object) -> None:
+    def __init__(self) -> None:
         self.held: list[tuple[Future[Vectors], Callable[..., Vectors], list[TokenIds]]] = []
 
     def submit(self, embed: Any, texts: list[TokenIds]) -> Future[Any]:  # type: ignore[override]
@@ -26,11 +26,15 @@ class HeldThread(Executor):
         self.held.append((future, embed, texts))
         return future
 
-    async def run_batch(self) -> list[list[int]]:
-        """Run the batch that is held; its texts, as the engine got them."""
+    def lengths(self) -> list[list[int]]:
+        """Tokens of the texts of each batch that is held."""
+        return [[len(ids) for ids in texts] for _, _, texts in self.held]
+
+    async def run_batch(self, position: int | None = None) -> list[list[int]]:
+        """Run the only batch that is held, or one of several; its texts, as the engine got them."""
         await settle()
-        ((future, embed, texts),) = self.held
-        self.held.clear()
+        assert position is not None or len(self.held) == 1
+        future, embed, texts = self.held.pop(position or 0)
         try:
             future.set_result(embed(texts))
         except Exception as error:

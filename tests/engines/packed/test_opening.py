@@ -125,7 +125,7 @@ def test_on_a_gpu_a_model_in_one_precision_is_packed(  # noqa: PLR0913, PLR0917 
     monkeypatch.setattr(
         torch_engine, "open_padded", lambda *_, device: padded.append(device) or "padded"
     )
-    found = torch_engine.open_engine(tmp_path, variant, 1, "cuda")
+    found = torch_engine.open_engine(tmp_path, variant, 1, "cuda", 1)
     assert isinstance(found, PackedEngine) is (way == "packed")
     assert padded == ([] if way == "packed" else ["cuda"])
 
