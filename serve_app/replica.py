@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
 from threading import Barrier
 
 import numpy as np
@@ -61,14 +60,15 @@ class Replica:
         self._profile = self._measured or short_batches(manifest.profile)
         self._pace = 1.0
         self._queue = Waiting()
-        self._free = streams
+        self._streams = streams
+        self._running: set[asyncio.Task[None] | None] = set()  # the streams at work
         self._threads: Executor = ThreadPoolExecutor(streams, thread_name_prefix="engine")
         self._warm_up(manifest)
 
     def _warm_up(self, manifest: Manifest) -> None:
         """Each stream's first runs allocate and compile; no request should pay for them."""
-        longest, streams = manifest.checkpoint.max_tokens, self._free
-        together = Barrier(streams)  # each batch in all streams at once: none is passed over
+        longest = manifest.checkpoint.max_tokens
+        together = Barrier(self._streams)  # each batch in all streams at once: none is passed over
 
         def embed(texts: list[TokenIds]) -> Vectors:
             together.wait()
@@ -77,7 +77,7 @@ class Replica:
         for length in [n for n in WARM_UP_LENGTHS if n <= longest] or [longest]:
             ids = np.full(length, manifest.tokenizer.pad_id, dtype=np.int32)
             for count in (1, max(1, self._profile.batch_tokens // length)):
-                for vectors in self._threads.map(embed, [[ids] * count] * streams):
+                for vectors in self._threads.map(embed, [[ids] * count] * self._streams):
                     _require_promised(vectors, count, manifest)
 
     @property
@@ -104,8 +104,7 @@ class Replica:
         deadlines_s = call.deadlines_s(arrived_s=arrived_s)
         for row, (ids, deadline_s) in enumerate(zip(texts, deadlines_s, strict=True)):
             self._queue.add(Text(ids, deadline_s, waiting, row))
-        if self._free:  # once all calls that have arrived are in the queue
-            asyncio.get_running_loop().call_soon(self._run)
+        self._wake()
         await waiting.done
         finished_s = time.monotonic()
         started_s = waiting.started_s or finished_s
@@ -117,32 +116,36 @@ class Replica:
             dropped=tuple(waiting.dropped),
         )
 
-    def _run(self) -> None:
-        """Start a batch in each free stream, while texts wait."""
-        while self._free and self._queue.texts:
-            now_s = time.monotonic()
-            self._queue.sift(now_s)
-            if self._queue.texts:
-                self._run_batch(self._queue.take(self._profile.batch_tokens), now_s)
+    def _wake(self) -> None:
+        """Have a stream take what waits, if one is free."""
+        if self._queue.texts and len(self._running) < self._streams:
+            self._running.add(asyncio.create_task(self._run()))
 
-    def _run_batch(self, batch: list[Text], now_s: float) -> None:
+    async def _run(self) -> None:
+        """One stream: batch after batch until nothing waits; what a batch leaves is the next stream's."""
+        try:
+            while self._queue.texts:
+                now_s = time.monotonic()
+                self._queue.sift(now_s)
+                if self._queue.texts:
+                    batch = self._queue.take(self._profile.batch_tokens)
+                    self._wake()
+                    await self._run_batch(batch, now_s)
+        finally:
+            self._running.discard(asyncio.current_task())
+
+    async def _run_batch(self, batch: list[Text], now_s: float) -> None:
+        """One batch through the engine; its vectors, or its failure, to its calls."""
         for text in batch:
             text.call.started_s = text.call.started_s or now_s
-        self._free -= 1
-        asyncio.get_running_loop().run_in_executor(
-            self._threads, self._engine.embed, [t.ids for t in batch]
-        ).add_done_callback(partial(self._ran, batch, now_s))
-
-    def _ran(self, batch: list[Text], started_s: float, ran: asyncio.Future[Vectors]) -> None:
-        """A batch is done: its vectors, or its failure, to its calls; its stream to the next one."""
-        self._free += 1
         try:
-            vectors = ran.result()
-            self._pace = self._paced(batch, took_ms=(time.monotonic() - started_s) * 1000)
+            vectors = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._engine.embed, [t.ids for t in batch]
+            )
+            self._pace = self._paced(batch, took_ms=(time.monotonic() - now_s) * 1000)
             _deliver(batch, vectors)
         except Exception as error:  # whatever the runtime raises belongs to these calls
             _fail(batch, error)
-        self._run()
 
     def _paced(self, batch: list[Text], *, took_ms: float) -> float:
         """Time of a batch / what the profile says, which counts padding to the longest text."""

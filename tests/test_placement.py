@@ -2,14 +2,25 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.engines.base import Device
 from serve_app.errors import SettingsError
 from serve_app.manifest import read_manifest
-from serve_app.placement import GpuPlan, Plan, bounds, gpu_variants, plan, plan_gpus
+from serve_app.placement import (
+    GpuPlan,
+    Plan,
+    bounds,
+    cores_of,
+    gpu_variants,
+    plan,
+    plan_gpus,
+    streams_of,
+)
 from serve_app.registry import Rung
 from serve_app.settings import parse_settings
 
@@ -152,3 +163,55 @@ def test_a_group_on_a_gpu_is_one_replica_unless_asked(
     )
     found = bounds(rungs, cpus, given_settings, on_gpu=on_gpu)
     assert [b.maximum for b in found] == [largest, settings.get("max_replicas", cpus.max_replicas)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "cores", "expected"),
+    [
+        pytest.param({}, 1, 1, id="one core"),
+        pytest.param({}, 2, 2, id="a stream a core"),
+        pytest.param({}, 2.9, 2, id="no stream for a part of a core"),
+        pytest.param({}, 0.5, 1, id="one at least"),
+        pytest.param({}, 64, 4, id="four at most"),
+        pytest.param({"threads": 2}, 4, 2, id="each takes its threads"),
+        pytest.param({"threads": 8}, 4, 1, id="more threads than cores"),
+        pytest.param({"streams": 1}, 64, 1, id="one, asked for"),
+        pytest.param({"streams": 9}, 2, 9, id="many, asked for"),
+    ],
+)
+def test_streams_are_as_many_as_cores_hold_or_as_asked_for(
+    artifacts: Path, settings: dict[str, int], cores: float, expected: int
+) -> None:
+    """Of a CPU replica whose engine can."""
+    rung = Rung(folder=artifacts, manifest=read_manifest(artifacts / "fake-fp32"), device="cpu")
+    assert streams_of(rung, parse_settings(settings), cores=cores) == expected
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device", "expected"),
+    [
+        ("onnx", "cpu", 3),
+        ("openvino", "cpu", 3),
+        ("torch", "cpu", 3),
+        ("litert", "cpu", 1),
+        ("tensorrt", "cuda", 1),
+        ("torch", "cuda", 1),
+        ("onnx", "cuda", 1),
+    ],
+)
+def test_an_engine_that_takes_one_batch_at_a_time_has_one_stream(
+    artifacts: Path, runtime: Any, device: Device, expected: int
+) -> None:
+    """On a GPU all, and LiteRT anywhere, whatever is asked for."""
+    manifest = replace(read_manifest(artifacts / "fake-fp32"), runtime=runtime)
+    rung = Rung(folder=artifacts, manifest=manifest, device=device)
+    assert streams_of(rung, parse_settings({"streams": 3}), cores=8) == expected
+
+
+def test_the_cores_of_a_host_are_its_own_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that does not know has one."""
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert cores_of(parse_settings({})) == 1
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert cores_of(parse_settings({})) == 6
+    assert cores_of(parse_settings({"cores": 2.5})) == 2.5

@@ -102,7 +102,7 @@ class TestWhatIsServed:
     ) -> None:
         """What each variant is, what it promises, how loaded it is; and who is not deployed, why."""
         write_artifact(artifacts / "fake-fp8", p1=0.9, cost_ms=9)
-        served = make_router(artifacts)
+        served = make_router(artifacts, streams=3)
         served.embed(variant="fake-int8")
         found = served.ask("GET", "/v1/variants").json()
         assert [v["variant"] for v in found["variants"]] == VARIANTS
@@ -112,6 +112,7 @@ class TestWhatIsServed:
         assert int8["size_bytes"] == len("fake-int8")
         assert int8["profile"] | {"per_token_ms": 0.1, "cost_ms": 0.1} == int8["profile"]
         assert (int8["replicas"], int8["queued_tokens"], int8["inflight_tokens"]) == (1, 0, 0)
+        assert int8["streams"] == 3
         assert int8["forecast_error"] >= 0
         assert int8["busy"] > 0
         assert int8["p95_factor"] >= 1

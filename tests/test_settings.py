@@ -18,6 +18,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert (settings.artifacts, settings.variants) == (Path("artifacts"), ())
     assert (settings.max_texts, settings.max_body_bytes) == (2048, 8_388_608)
     assert (settings.threads, settings.routers, settings.max_replicas) == (1, 1, None)
+    assert settings.streams is None
     assert settings.max_wait_ms == 30_000
     assert (settings.reserve_ms, settings.cores) == (2.0, None)
 
@@ -31,6 +32,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         ("aliases", "text-embedding-3-small,", ("text-embedding-3-small",)),
         ("default_latency_ms", "12.5", 12.5),
         ("max_replicas", "3", 3),
+        ("streams", "2", 2),
         ("artifacts", "/a/b", Path("/a/b")),
     ],
 )
@@ -44,6 +46,8 @@ def test_text_from_a_command_line_becomes_values(name: str, text: str, expected:
     [
         ("threads", 1),
         ("threads", 256),
+        ("streams", 1),
+        ("streams", 64),
         ("routers", 1),
         ("routers", 64),
         ("max_replicas", 1),
@@ -96,6 +100,9 @@ def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
         ("threads", "many", "'many'"),
         ("threads", 1.5, "1.5"),
         ("threads", 257, "257"),
+        ("streams", 0, "0"),
+        ("streams", 65, "65"),
+        ("streams", "all", "'all'"),
         ("default_latency_ms", 0, "0"),
         ("default_latency_ms", "nan", "'nan'"),
         ("default_quality", "great", "'great'"),

@@ -75,7 +75,9 @@ def test_where_engines_crowd_the_cores_a_replica_has_one_call_at_a_time(
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("cores", "streams", "calls"), [(8, 3, 3), (2, 3, 2), (1, 3, 1), (8, 1, 2)])
+@pytest.mark.parametrize(
+    ("cores", "streams", "calls"), [(8, 3, 3), (2, 3, 2), (1, 3, 1), (8, 1, 2)]
+)
 def test_a_replica_of_several_streams_has_a_call_for_each_while_cores_are_idle(
     manifest: Manifest, transport: HeldTransport, cores: float, streams: int, calls: int
 ) -> None:

@@ -1,12 +1,13 @@
 """One contract, every engine: the fake one always, the real ones on the real model."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from serve_app.engines.base import Engine, TokenIds, Vectors, open_engine
+from serve_app.engines.base import ONE_STREAM, Engine, TokenIds, Vectors, open_engine
 from serve_app.engines.tokenization import Tokenizer
 from serve_app.manifest import TOKENIZER_NAME, Manifest, verify
 
@@ -34,6 +35,7 @@ ROUNDING = {
     "openvino-int8-nncf": 0.06,  # its probe texts promise 0.98, these odd ones get 0.957
 }
 
+STREAMS = 2
 Opened = tuple[Engine, Manifest, Tokenizer]
 
 
@@ -47,7 +49,8 @@ def opened(request: pytest.FixtureRequest) -> Opened:
             pytest.skip(f"{request.param} was not built: not a default, or impossible here")
     manifest = verify(folder)
     tokenizer = Tokenizer(folder / TOKENIZER_NAME, max_tokens=manifest.checkpoint.max_tokens)
-    return open_engine(folder, manifest), manifest, tokenizer
+    streams = 1 if manifest.runtime in ONE_STREAM else STREAMS
+    return open_engine(folder, manifest, streams=streams), manifest, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,20 @@ def test_a_vector_does_not_depend_on_its_batch_mates(opened: Opened, texts: list
     together = engine.embed(texts)
     alone = np.concatenate([engine.embed([ids]) for ids in texts])
     assert (1 - (together * alone).sum(1)).max() <= DRIFT.get(manifest.variant, 1e-4)
+
+
+def test_batches_side_by_side_get_the_vectors_of_batches_alone(
+    opened: Opened, texts: list[TokenIds]
+) -> None:
+    """Bit for bit, from as many threads at once as the engine was opened for."""
+    engine, manifest, _ = opened
+    if manifest.runtime in ONE_STREAM:
+        pytest.skip(f"{manifest.runtime} takes one batch at a time")
+    batches = [texts[at : at + size] for size in (1, 3) for at in range(0, len(texts), size)]
+    alone = [engine.embed(batch) for batch in batches]
+    with ThreadPoolExecutor(STREAMS) as threads:
+        for expected, found in zip(alone * 2, threads.map(engine.embed, batches * 2), strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_accepts_one_token_and_the_longest_text(opened: Opened) -> None:

@@ -25,9 +25,9 @@ def ladder(clear_cut_artifacts: Path) -> Ladder:
 
 @pytest.fixture
 def make_fleet(ladder: Ladder, at_its_word: Any) -> MakeFleet:
-    """A fleet over replicas in this process, some with a profile of their own."""
+    """A fleet over replicas in this process, some with a profile of their own, each with one stream."""
 
-    def make(measured: Measured | None = None) -> Fleet:
+    def make(measured: Measured | None = None, *, streams: int = 1) -> Fleet:
         replicas = {
             rung.manifest.variant: Replica(
                 open_engine(rung.folder, rung.manifest),
@@ -38,6 +38,6 @@ def make_fleet(ladder: Ladder, at_its_word: Any) -> MakeFleet:
             for rung in ladder.rungs
         }
         transports = {name: at_its_word(replica) for name, replica in replicas.items()}
-        return Fleet(ladder, transports, settings=Settings(cores=8))
+        return Fleet(ladder, transports, settings=Settings(cores=8, streams=streams))
 
     return make

@@ -199,6 +199,17 @@ def test_a_refused_request_is_wished_for_too(make_fleet: MakeFleet) -> None:
     assert fleet.tally.refused == 1
 
 
+def test_a_busy_variant_is_asked_all_the_same_while_a_stream_is_free(make_fleet: MakeFleet) -> None:
+    """Routers reckon with as many batches at once as the replicas of these settings run."""
+    fleet = _warm(make_fleet(streams=2))
+    load = fleet.brain.load("fake-bf16")
+    hint = Hint(budget_ms=1000, quality=Quality(floor=0.99))
+    with load.hold(10_000), load.call(10_000, now_s=time.monotonic()):
+        assert _decide(fleet, hint) == "fake-bf16"
+        with load.call(10, now_s=time.monotonic()):
+            assert _decide(fleet, hint) is None
+
+
 def test_asking_only_leaves_no_trace(make_fleet: MakeFleet) -> None:
     """`judge` counts no demand and no refusal."""
     fleet = _warm(make_fleet())

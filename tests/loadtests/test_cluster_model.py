@@ -8,7 +8,7 @@ import pytest
 
 from loadtests.cluster_model import Cluster, Fate, Habits, Outcome, Setup
 from loadtests.product_policy import BrainPolicy
-from loadtests.sim_capacity import Only
+from loadtests.sim_capacity import Only, sustained
 from loadtests.sim_types import Machine, Policy, SimRequest, View
 from loadtests.sim_workload import assumed_pools, in_bursts, requests_at, steady
 from tests.loadtests.sim_machines import MACHINE, facts, request
@@ -74,6 +74,47 @@ def test_texts_that_gather_share_a_batch() -> None:
     single_ms, double_ms = 2.0 + 0.1 * 30, 2.0 + 0.1 * 60
     ends_ms = [single_ms, 2 * single_ms, 2 * single_ms + double_ms, 2 * single_ms + double_ms]
     assert fate.latencies_ms == pytest.approx(ends_ms)
+
+
+def test_a_replica_runs_as_many_batches_side_by_side_as_it_has_streams() -> None:
+    """Of four texts three start at once on cores of their own; the fourth follows the first."""
+    machine = Machine(cores=8, streams=3, variants=(facts(),))
+    lengths = (30, 40, 50, 60)
+    fate = Cluster(machine, _always, seed=0).run(
+        [request(n, 0.0, tokens=tokens) for n, tokens in enumerate(lengths)]
+    )
+    single_ms = [2.0 + 0.1 * tokens for tokens in lengths]
+    assert fate.latencies_ms == pytest.approx([*single_ms[:3], single_ms[0] + single_ms[3]])
+
+
+def test_two_streams_on_one_core_are_not_used() -> None:
+    """While no core is idle the texts gather: one batch follows the other, as with one stream."""
+    requests = [request(n, 0.0, tokens=30) for n in range(4)]
+    found = [
+        Cluster(Machine(cores=1, streams=n, variants=(facts(),)), _always, seed=0)
+        .run(requests)
+        .latencies_ms
+        for n in (1, 2)
+    ]
+    assert found[0] == found[1]
+
+
+def test_batches_of_one_replica_slow_each_other() -> None:
+    """As those of two engines do, while both run."""
+    machine = Machine(cores=8, streams=2, variants=(facts(),), together_pace=1.5)
+    fate = Cluster(machine, _always, seed=0).run([request(n, 0.0, tokens=30) for n in range(2)])
+    assert fate.latencies_ms == pytest.approx([1.5 * 5.0] * 2)
+
+
+@pytest.mark.parametrize(("cores", "times"), [(2.0, 2.0), (1.0, 1.0)])
+def test_two_streams_sustain_twice_as_much_on_two_cores(cores: float, times: float) -> None:
+    """All traffic to one variant has both cores; on one core a second stream is worth nothing."""
+    pools = assumed_pools()
+    one, two = (
+        sustained(Machine(cores=cores, streams=n, variants=(facts(),)), "only", pools, run_s=10.0)
+        for n in (1, 2)
+    )
+    assert two / one == pytest.approx(times, rel=0.1)
 
 
 def test_two_engines_on_one_core_take_twice_as_long() -> None:

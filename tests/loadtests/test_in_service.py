@@ -1,6 +1,7 @@
 """What is made of the times that a server tells of its engines: alone and together."""
 
 import json
+import threading
 from statistics import geometric_mean
 
 import httpx
@@ -129,6 +130,29 @@ def test_engines_are_measured_alone_and_beside_each_other(monkeypatch: pytest.Mo
     assert both.served["b"].per_token_ms == pytest.approx(0.1, rel=0.01)
     assert {who for who, busy in served.asked if busy} == {"a", "b"}
     assert alone.together_pace == 1.0
+
+
+def test_the_other_engine_is_kept_busy_with_one_batch_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One long text follows the other: two at once would be two batches, where a replica has two streams."""
+    inputs: list[object] = []
+    several = threading.Event()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        inputs.append(json.loads(request.content)["input"])
+        if len(inputs) > 2:
+            several.set()
+        return httpx.Response(200)
+
+    client = httpx.Client(base_url="http://x", transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(in_service.httpx, "Client", lambda **_: client)
+    monkeypatch.setattr(in_service, "BEFORE_S", 0.0)
+    before = threading.active_count()
+    with in_service._busy(client, "a"):
+        assert threading.active_count() == before + 1
+        assert several.wait(60)
+    assert all(isinstance(text, str) and len(text) > 500 for text in inputs)
 
 
 def test_what_a_router_takes_for_a_token_is_told_apart() -> None:

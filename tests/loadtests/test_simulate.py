@@ -73,10 +73,16 @@ def _args(*words: str) -> argparse.Namespace:
 
 
 def test_a_machine_file_comes_back_as_it_was(machine_json: Path) -> None:
-    """Ladder, overheads and texts."""
+    """Ladder, overheads and texts; files of before replicas had streams have one."""
     measured = read_machine(machine_json)
     assert measured.machine.variants == LADDER
     assert (measured.machine.cores, measured.machine.call_ms) == (2, 0.5)
+    content = json.loads(machine_json.read_text())
+    del content["streams"]
+    machine_json.write_text(json.dumps(content))
+    assert read_machine(machine_json).machine.streams == 1
+    write_machine(machine_json, replace(_machine_file(), streams=3))
+    assert read_machine(machine_json).machine.streams == 3
     assert [pool.tokens for pool in measured.pools] == [(10, 12), (200,)]
 
 
@@ -131,6 +137,7 @@ def test_a_server_describes_its_machine() -> None:
     told = {
         "variant": "onnx-fp32",
         "fidelity": 1.0,
+        "streams": 2,
         "profile": {
             "hardware": "cpu",
             "device": "cpu",
@@ -165,6 +172,7 @@ def test_a_server_describes_its_machine() -> None:
     )
     found = described([told], lambda text: len(text.split()), cores=2, overheads=overheads)
     assert found.cores == 1.875  # what serves nothing is not there for requests
+    assert found.streams == 2
     assert (found.router_ms, found.client_ms, found.hop_ms) == (0.5123, 1.5, 0.3)
     assert (found.outside_ms, found.together_pace, found.stalls_per_s) == (4.0, 1.25, 2.5)
     assert found.variants[0].profile.base_ms == 1.5
@@ -176,7 +184,11 @@ def test_a_server_describes_its_machine() -> None:
     ]
     assert max(found.token_pools[0].tokens) < max(found.token_pools[2].tokens)
     with pytest.raises(KeyError, match="profile"):
-        described([{"variant": "a", "fidelity": 1.0}], len, cores=2, overheads=overheads)
+        described(
+            [{"variant": "a", "fidelity": 1.0, "streams": 2}], len, cores=2, overheads=overheads
+        )
+    with pytest.raises(ValueError, match="one number of streams"):
+        described([told, told | {"streams": 1}], len, cores=2, overheads=overheads)
 
 
 def test_a_trace_is_replayed_at_another_rate(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ LOOKS_EVERY_S = 0.1
 class State:
     """Some state of a brain: what is queued, at what pace, how late, at which level of brownout."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what hypothesis draws
         self,
         queued: list[int],
         paces: list[float],

@@ -198,9 +198,7 @@ def test_a_free_place_means_no_queue_while_cores_are_idle() -> None:
             assert load.ahead(0, room=True) == 7
 
 
-@pytest.mark.parametrize(
-    ("calls", "running"), [(1, 2), (2, 2), (3, 3), (4, 4), (7, 4)]
-)
+@pytest.mark.parametrize(("calls", "running"), [(1, 2), (2, 2), (3, 3), (4, 4), (7, 4)])
 def test_the_tokens_ahead_are_shared_by_the_batches_that_run(calls: int, running: int) -> None:
     """Of two replicas with two streams: those that run, and a batch at least for each replica."""
     load = VariantLoad(PROMISED, streams=2)
