@@ -94,6 +94,10 @@ def open_engine(
         ) from error
     try:
         engine = cast("OpenEngine", module.open_engine)(folder, variant, threads, device, streams)
+        if streams > 1:
+            # What a runtime's bindings set up with their first batch is no work for two threads: two that met
+            # in OpenVINO's, over numpy, waited for each other for ever, one start in six.
+            engine.embed([np.full(1, variant.tokenizer.pad_id, dtype=np.int32)])
     except ArtifactError:
         raise
     except Exception as error:  # ONNX Runtime's derive from nothing narrower

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from serve_app.engines.base import ONE_STREAM, Engine, TokenIds, Vectors, open_engine
+from serve_app.engines.fake_engine import FakeEngine
 from serve_app.engines.tokenization import Tokenizer
 from serve_app.manifest import TOKENIZER_NAME, Manifest, verify
 
@@ -110,6 +111,15 @@ def test_batches_side_by_side_get_the_vectors_of_batches_alone(
     with ThreadPoolExecutor(STREAMS) as threads:
         for expected, found in zip(alone * 2, threads.map(engine.embed, batches * 2), strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+def test_the_first_batch_of_an_engine_with_streams_runs_alone(fake_artifacts: Path) -> None:
+    """Bindings that two threads enter first may wait for each other for ever: one has been there before."""
+    folder = fake_artifacts / "fake-fp32"
+    for streams, sizes in ((1, []), (STREAMS, [1])):
+        engine = open_engine(folder, verify(folder), streams=streams)
+        assert isinstance(engine, FakeEngine)
+        assert engine.batch_sizes == sizes
 
 
 def test_accepts_one_token_and_the_longest_text(opened: Opened) -> None:
