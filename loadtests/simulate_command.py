@@ -44,6 +44,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="clients run on the server's cores too, as in a load test of one host",
     )
+    parser.add_argument(
+        "--streams",
+        type=int,
+        help="batches that each replica runs side by side (default: as the machine's server)",
+    )
     parser.add_argument("--trace", type=Path, metavar="CSV", help="arrivals to replay")
     parser.add_argument(
         "--jobs", type=int, default=1, help="processes to simulate in (default: %(default)s)"
@@ -76,9 +81,12 @@ def simulate(args: argparse.Namespace) -> int:
         jobs=min(max(args.jobs, 1), os.cpu_count() or 1),
     )
     measured = read_machine(args.machine)
+    machine = measured.machine
     if not args.clients_here:
-        measured = replace(measured, machine=measured.machine.with_clients_elsewhere())
-    simulated = run_all(measured, options, ProgressLine())
+        machine = machine.with_clients_elsewhere()
+    if args.streams is not None:
+        machine = replace(machine, streams=_streams(args.streams))
+    simulated = run_all(replace(measured, machine=machine), options, ProgressLine())
     print(write(simulated, args.out))
     print(args.out / "tables.md")
     return 0
@@ -100,6 +108,12 @@ def _seeds(given: str) -> tuple[int, ...]:
     if min(seeds) < 0:
         raise BadOption("--seeds", given, "from 0 on")
     return seeds
+
+
+def _streams(given: int) -> int:
+    if given < 1:
+        raise BadOption("--streams", given, "a whole number from 1 on")
+    return given
 
 
 def _seconds(given: float | None) -> float | None:

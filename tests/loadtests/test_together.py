@@ -13,6 +13,7 @@ import pytest
 from loadtests import simulate as runs
 from loadtests.__main__ import parser
 from loadtests.cluster_model import Cluster
+from loadtests.errors import BadOption
 from loadtests.machine_file import Measured, read_machine
 from loadtests.oracle import bound
 from loadtests.product_policy import BrainPolicy
@@ -140,12 +141,11 @@ def _written(folder: Path, **more: Any) -> Path:
     return file
 
 
-@pytest.mark.parametrize(("words", "client_ms"), [((), 0.0), (("--clients-here",), 2.0)])
-def test_simulated_clients_are_elsewhere_unless_said(
-    words: tuple[str, ...], client_ms: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Their CPU is not the server's; the proxy's is."""
-    file = _written(tmp_path, around_ms=None, client_ms=2.0, proxy_ms=0.5)
+def _simulated(
+    words: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, **more: Any
+) -> Machine:
+    """The machine that the command simulates."""
+    file = _written(folder, **more)
     seen: list[Machine] = []
 
     class Seen(Exception):
@@ -159,7 +159,31 @@ def test_simulated_clients_are_elsewhere_unless_said(
     args: argparse.Namespace = parser().parse_args(["simulate", "--machine", str(file), *words])
     with pytest.raises(Seen):
         simulate(args)
-    assert (seen[0].client_ms, seen[0].proxy_ms) == (client_ms, 0.5)
+    return seen[0]
+
+
+@pytest.mark.parametrize(("words", "client_ms"), [((), 0.0), (("--clients-here",), 2.0)])
+def test_simulated_clients_are_elsewhere_unless_said(
+    words: tuple[str, ...], client_ms: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their CPU is not the server's; the proxy's is."""
+    told = {"around_ms": None, "client_ms": 2.0, "proxy_ms": 0.5}
+    machine = _simulated(words, tmp_path, monkeypatch, **told)
+    assert (machine.client_ms, machine.proxy_ms) == (client_ms, 0.5)
+
+
+@pytest.mark.parametrize(("words", "streams"), [((), 2), (("--streams", "1"), 1)])
+def test_simulated_replicas_have_the_servers_streams_unless_said(
+    words: tuple[str, ...], streams: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the same machine can be simulated with and without batches side by side."""
+    assert _simulated(words, tmp_path, monkeypatch, streams=2).streams == streams
+
+
+def test_no_streams_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the flag and the value."""
+    with pytest.raises(BadOption, match="--streams.*0"):
+        _simulated(("--streams", "0"), tmp_path, monkeypatch)
 
 
 def test_clients_on_the_same_cores_leave_less_to_the_engines() -> None:
