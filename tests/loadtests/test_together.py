@@ -182,7 +182,7 @@ def test_simulated_replicas_have_the_servers_streams_unless_said(
 
 def test_no_streams_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the flag and the value."""
-    with pytest.raises(BadOption, match="--streams.*0"):
+    with pytest.raises(BadOption, match=r"--streams.*0"):
         _simulated(("--streams", "0"), tmp_path, monkeypatch)
 
 
