@@ -279,7 +279,8 @@ def make_router(clear_cut_artifacts: Path) -> Iterator[MakeRouter]:
                 )
                 for rung in ladder.rungs
             }
-            router = Router(ladder, own | dict(transports or {}), settings=parse_settings(settings))
+            known = parse_settings({"streams": 1} | settings)  # not as many as this machine's cores
+            router = Router(ladder, own | dict(transports or {}), settings=known)
             if ready:
                 runner.run(router.warm_up())
             return Served(runner, router)
