@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from loadtests import in_service
+from loadtests.errors import NoServer
 from loadtests.in_service import block_of_texts, fit_of, measure_engines, slower_by, together_pace
 from loadtests.overheads import Spent, per_token
 from loadtests.sim_types import Fit
@@ -135,23 +136,23 @@ def test_engines_are_measured_alone_and_beside_each_other(monkeypatch: pytest.Mo
 def test_the_other_engine_is_kept_busy_with_one_batch_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One long text follows the other: two at once would be two batches, where a replica has two streams."""
+    """One long text follows the other, until the server refuses one, which is told: two at once would be two batches."""
     inputs: list[object] = []
     several = threading.Event()
 
     def answer(request: httpx.Request) -> httpx.Response:
         inputs.append(json.loads(request.content)["input"])
-        if len(inputs) > 2:
-            several.set()
-        return httpx.Response(200)
+        if len(inputs) <= 2:
+            return httpx.Response(200)
+        several.set()
+        return httpx.Response(503)
 
     client = httpx.Client(base_url="http://x", transport=httpx.MockTransport(answer))
     monkeypatch.setattr(in_service.httpx, "Client", lambda **_: client)
     monkeypatch.setattr(in_service, "BEFORE_S", 0.0)
-    before = threading.active_count()
-    with in_service._busy(client, "a"):
-        assert threading.active_count() == before + 1
+    with pytest.raises(NoServer, match="a answers 503"), in_service._busy(client, "a"):
         assert several.wait(60)
+    assert len(inputs) == 3
     assert all(isinstance(text, str) and len(text) > 500 for text in inputs)
 
 
