@@ -51,7 +51,7 @@ class FakeEngine:
 
 
 def open_engine(
-    folder: Path, variant: Variant, threads: int, device: Device, streams: int
+    folder: Path, variant: Variant, threads: int, device: Device, streams: int = 1
 ) -> FakeEngine:
     """Needs no file, and takes a pace from one; see `serve_app.engines.base.open_engine`."""
     del threads, device, streams

@@ -54,7 +54,7 @@ class LiteRtEngine:
 
 
 def open_engine(
-    folder: Path, variant: Variant, threads: int, device: Device, streams: int
+    folder: Path, variant: Variant, threads: int, device: Device, streams: int = 1
 ) -> LiteRtEngine:
     """Load `model.tflite`; see `serve_app.engines.base.open_engine`. There is no GPU for it."""
     del device, streams

@@ -86,7 +86,7 @@ class BoundOnnxEngine:
 
 
 def open_engine(
-    folder: Path, variant: Variant, threads: int, device: Device, streams: int
+    folder: Path, variant: Variant, threads: int, device: Device, streams: int = 1
 ) -> OnnxEngine | BoundOnnxEngine:
     """Load `model.onnx`; see `serve_app.engines.base.open_engine`."""
     del streams  # a session's runs share weights only

@@ -54,7 +54,7 @@ class OpenVinoEngine:
 
 
 def open_engine(
-    folder: Path, variant: Variant, threads: int, device: Device, streams: int
+    folder: Path, variant: Variant, threads: int, device: Device, streams: int = 1
 ) -> OpenVinoEngine:
     """Compile the model's file; see `serve_app.engines.base.open_engine`. There is no GPU for it."""
     del device

@@ -56,7 +56,7 @@ class TorchEngine:
 
 
 def open_engine(
-    folder: Path, variant: Variant, threads: int, device: Device, streams: int
+    folder: Path, variant: Variant, threads: int, device: Device, streams: int = 1
 ) -> Engine:
     """Load the weights; see `serve_app.engines.base.open_engine`."""
     del streams  # a forward pass writes nothing that another reads

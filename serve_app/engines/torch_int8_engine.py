@@ -17,7 +17,7 @@ from serve_app.manifest import Variant
 
 
 def open_engine(
-    folder: Path, variant: Variant, threads: int, device: Device, streams: int
+    folder: Path, variant: Variant, threads: int, device: Device, streams: int = 1
 ) -> TorchEngine:
     """Load and round the weights; see `serve_app.engines.base.open_engine`."""
     del streams  # as many as of any other model of PyTorch's
