@@ -39,7 +39,7 @@ class Row(Protocol):
         ...
 
     def p50_ms(self) -> float:
-        """As well."""
+        """The learned median of the same."""
         ...
 
 

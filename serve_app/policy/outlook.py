@@ -150,7 +150,7 @@ class Outlook:
         return p95_ms
 
     def p50_ms(self) -> float:
-        """As well."""
+        """The learned median of the same."""
         self.p95_ms()
         return (self.wait_ms + self.service_ms) * self.typical
 
