@@ -358,7 +358,7 @@ def run_locally(
 def _why(error: RuntimeError) -> str:
     """The line that tells what went wrong: HAProxy's alert, or the first of what the process raised."""
     raised = error.cause if isinstance(error, RayTaskError) else error
-    lines = str(raised).strip().splitlines()
+    lines = str(raised).strip().splitlines() or [repr(raised)]
     return next((line for line in lines if line.startswith("[ALERT]")), lines[0])
 
 
