@@ -12,7 +12,7 @@ from loadtests.sim_types import Machine, SimRequest, View
 from serve_app.policy.batching import short_batches
 from serve_app.policy.brain import Brain, Options, VariantFacts
 from serve_app.policy.hint import Hint, Quality
-from serve_app.policy.load import ReplicaState
+from serve_app.policy.load import ReplicaState, Waiting
 from serve_app.policy.routing import Decision
 
 DEFAULT_HINT = Hint(budget_ms=1000.0, quality=Quality(floor=0.99))
@@ -127,6 +127,13 @@ class BrainPolicy:
         hung_up = now_s < request.arrived_s + request.budget_ms / 1000
         self.brain.late(decision, elapsed_ms=elapsed_ms, now_s=now_s, hung_up=hung_up)
         self._judge(decision, variant, elapsed_ms, ended=False)
+
+    def wait_in_line(self, request: SimRequest, variant: str, *, now_s: float) -> Waiting:
+        """See `sim_router.Watcher`."""
+        chosen = self._open[request.number].decision.chosen
+        place_ms = chosen.forecast.place_ms if chosen is not None else 0.0
+        load = self.brain.load(variant)
+        return load.wait_in_line(request.tokens, place_ms=place_ms, now_s=now_s)
 
     def call_left(self, variant: str, tokens: int, *, now_s: float) -> _Left:
         """See `sim_router.Watcher`."""

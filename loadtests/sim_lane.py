@@ -1,21 +1,29 @@
 """All that a simulated router sends to one variant; mirrors `serve_app/dispatch.py`.
 
-Texts gather while calls are in flight; what nobody waits for is not sent, or is cancelled.
+Texts wait for their turns while calls are in flight; what nobody waits for is not sent, or is cancelled.
+Under policies that know of no turns they are those that the product's would have.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from loadtests.sim_replica import Attempt, Call, Replica
 from serve_app.dispatch import LOOKED_AT
 from serve_app.manifest import Profile
 from serve_app.policy.batching import may_leave, next_batch
+from serve_app.policy.forecast import batches_ms, fit_of
+from serve_app.policy.load import work_ms
+from serve_app.policy.turns import PLACES_MS, can_make_it, place_of, turn_s
 
 if TYPE_CHECKING:
     from loadtests.sim_router import Router
+
+
+_turn_s = attrgetter("turn_s")
 
 
 class Lane:
@@ -30,11 +38,11 @@ class Lane:
     ) -> None:
         self._router = router
         self._variant = variant
-        self._call_tokens = profile.batch_tokens
+        self._profile = profile
         self._replicas = replicas
         self._sent_tokens = dict.fromkeys([replica.name for replica in replicas], 0)
         self._turn = 0
-        self._queue: deque[Attempt] = deque()
+        self._queue: list[Attempt] = []  # by turn
         self._calls = 0
         self.inflight_tokens = 0
         self.inflight_requests = 0
@@ -48,21 +56,29 @@ class Lane:
         """It ended."""
         self.inflight_tokens -= attempt.request.tokens
         self.inflight_requests -= 1
+        _leave_line(attempt)
 
     def add(self, attempt: Attempt) -> None:
-        """Queue a request's text, and send what can be sent."""
-        self._queue.append(attempt)
-        self._pump()
+        """A request's text waits for its turn, which may be now."""
+        router, request = self._router, attempt.request
+        now_s, watcher = router.simulation.now_s, router.watcher
+        if watcher is not None:
+            attempt.waiting = watcher.wait_in_line(request, self._variant, now_s=now_s)
+            attempt.turn_s = attempt.waiting.turn_s
+        else:
+            place = place_of((attempt.deadline_s - now_s) * 1000)
+            took_ms = work_ms(fit_of(self._profile), request.tokens)
+            attempt.turn_s = turn_s(now_s, place_ms=PLACES_MS[place], work_ms=took_ms)
+        insort(self._queue, attempt, key=_turn_s)
+        router.pump()
 
-    def _pump(self) -> None:
-        if not self._queue:
-            return
-        while self._queue and self._may_send():
-            parts = self._take()
-            if parts:
-                self._send(parts)
-
-    def _may_send(self) -> bool:
+    def may_send(self) -> bool:
+        """Whether something waits here for which a call is free."""
+        queue = self._queue
+        while queue and not self._is_worth_it(queue[0]):
+            queue.pop(0)
+        if not queue:
+            return False
         router = self._router
         return may_leave(
             self._calls,
@@ -71,6 +87,24 @@ class Lane:
             busy=router.busy_engines(),
             cores=router.machine.cores,
         )
+
+    def next_turn_s(self) -> float:
+        """The first in line; one waits at least."""
+        return self._queue[0].turn_s
+
+    def send_next(self) -> None:
+        """One call."""
+        if parts := self._take():
+            self._send(parts)
+
+    def _is_worth_it(self, attempt: Attempt) -> bool:
+        """Whether it shall be sent; what cannot make it any more waits for nothing but its deadline."""
+        left_ms = (attempt.deadline_s - self._router.simulation.now_s) * 1000
+        alone_ms = batches_ms(self._profile, attempt.request.tokens, texts=1)
+        if not attempt.ended and can_make_it(left_ms, alone_ms=alone_ms):
+            return True
+        _leave_line(attempt)
+        return False
 
     @property
     def busy(self) -> int:
@@ -84,16 +118,15 @@ class Lane:
         return max(1, sum([replica.ready_s <= now_s for replica in self._replicas]))
 
     def _take(self) -> list[Attempt]:
-        """A batch around the oldest text, without those that nobody waits for."""
-        wanted = [attempt for attempt in self._queue if not attempt.ended]
-        if len(wanted) < 2:  # noqa: PLR2004
-            self._queue.clear()
-            return wanted
-        near = wanted[:LOOKED_AT]
-        taken = next_batch([attempt.request.tokens for attempt in near], self._call_tokens)
+        """A batch around the first in line, without those that nobody waits for."""
+        near = self._queue[:LOOKED_AT]
+        taken = next_batch([a.request.tokens for a in near], self._profile.batch_tokens)
         parts = [near[i] for i in taken]
-        left = set(taken)
-        self._queue = deque(attempt for i, attempt in enumerate(wanted) if i not in left)
+        chosen = set(map(id, parts))
+        self._queue = [attempt for attempt in self._queue if id(attempt) not in chosen]
+        parts = [attempt for attempt in parts if self._is_worth_it(attempt)]
+        for attempt in parts:
+            _leave_line(attempt)
         return parts
 
     def _send(self, parts: list[Attempt]) -> None:
@@ -111,7 +144,7 @@ class Lane:
         if call is None or call.ended or not all(part.ended for part in call.parts):
             return
         self._end(call)
-        self._pump()
+        self._router.pump()
 
     def _end(self, call: Call) -> None:
         call.ended = True
@@ -162,7 +195,7 @@ class Lane:
         for part in call.parts:
             if not part.ended:
                 router.answer(part)
-        self._pump()
+        self._router.pump()
 
     def _tell(self, call: Call, now_s: float) -> None:
         hop_ms = (now_s - call.sent_s) * 1000 - call.queue_ms - call.inference_ms
@@ -176,3 +209,10 @@ class Lane:
         watcher, now_s = self._router.watcher, self._router.simulation.now_s
         if watcher is not None and call.state is not None:
             watcher.saw(call.left, call.state, hop_ms=hop_ms, now_s=now_s)
+
+
+def _leave_line(attempt: Attempt) -> None:
+    """It waits for no turn any more."""
+    if attempt.waiting is not None:
+        attempt.waiting.leave()
+        attempt.waiting = None

@@ -12,7 +12,7 @@ from loadtests.sim_types import P95, Fit, Machine, SimRequest
 from loadtests.simulation import Simulation
 from serve_app.manifest import Profile
 from serve_app.policy.batching import next_batch
-from serve_app.policy.load import ReplicaState
+from serve_app.policy.load import ReplicaState, Waiting
 
 
 @dataclass(eq=False, slots=True)
@@ -25,6 +25,8 @@ class Attempt:
     variant: str = ""
     ended: bool = False
     call: Call | None = None
+    turn_s: float = 0.0
+    waiting: Waiting | None = None  # in the lines of the router's policy
 
     @property
     def deadline_s(self) -> float:

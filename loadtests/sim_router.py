@@ -14,10 +14,10 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from loadtests.sim_lane import Lane
 from loadtests.sim_replica import Attempt, Replica
-from loadtests.sim_types import Machine, Policy
+from loadtests.sim_types import Machine, Policy, SimRequest
 from loadtests.simulation import Simulation
 from serve_app.policy.batching import short_batches
-from serve_app.policy.load import ReplicaState
+from serve_app.policy.load import ReplicaState, Waiting
 
 T = TypeVar("T")
 Job = tuple[float, float, bool, Callable[[Any], None], Any]
@@ -32,6 +32,10 @@ class Watcher(Protocol):
 
     def turns_away(self, lag_ms: float, *, now_s: float) -> bool:
         """Whether a request is refused before it is read."""
+        ...
+
+    def wait_in_line(self, request: SimRequest, variant: str, *, now_s: float) -> Waiting:
+        """A text that was let in waits for its turn."""
         ...
 
     def call_left(self, variant: str, tokens: int, *, now_s: float) -> Any:
@@ -108,6 +112,12 @@ class Router:
     def busy_engines(self) -> int:
         """Of all variants, as far as this router knows."""
         return sum([lane.busy for lane in self._lanes.values()])
+
+    def pump(self) -> None:
+        """Lanes send while calls are free: always what has the first turn of all that may leave."""
+        lanes = self._lanes.values()
+        while ready := [lane for lane in lanes if lane.may_send()]:
+            min(ready, key=Lane.next_turn_s).send_next()
 
     def arrive(self, attempt: Attempt) -> None:
         """A request is at the door."""

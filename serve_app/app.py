@@ -144,10 +144,18 @@ class VariantDeployment:
             streams=streams,
         )
         name = serve.get_replica_context().replica_id.unique_id
+        host = ray.get_runtime_context().get_node_id()
         self._replica = Replica(
-            opened.engine, manifest, name=name, measured=opened.measured, streams=streams
+            opened.engine,
+            manifest,
+            name=name,
+            measured=opened.measured,
+            streams=streams,
+            host=host,
         )
-        self._listener = Listener(self._replica.embed, Welcome(name, self._replica.state.measured))
+        self._listener = Listener(
+            self._replica.embed, Welcome(name, self._replica.state.measured, host)
+        )
 
     async def embed(self, call: Call) -> Reply:
         return await self._replica.embed(call)

@@ -1,11 +1,12 @@
-"""The router's side of a variant: texts gather while calls are in flight; one call carries many.
+"""The router's side of the variants: texts wait for their turns while calls are in flight; one call carries many.
 
-A call costs some CPU whatever it carries (`docs/fast-path.md`), so while a variant's replicas are busy its
-texts wait here, and the next call takes what gathered. While cores are idle a replica has as many calls as
-it runs side by side, else one (`policy/batching.may_leave`). A call is one batch, of texts of like length
-around the oldest: a reply comes with the last of its texts, so a short text must not travel with long ones.
+A call costs some CPU whatever it carries (`docs/fast-path.md`), and what has left cannot be overtaken: so while all
+cores are busy texts wait here, and when one is free, the lane whose text has the first turn sends its next call
+(`policy/turns.py`, `policy/batching.may_leave`). A call is one batch, of texts of like length around the first in
+line: a reply comes with the last of its texts, so a short text must not travel with long ones.
 
-Work that nobody waits for is not sent, and a call that carries nothing else is cancelled.
+Work that nobody waits for is not sent, nor is what cannot be in time any more; a call that carries nothing else is
+cancelled.
 
 Every queue has a bound: requests in a router (`app.py`), parts here (`PARTS_QUEUED_AT_MOST`), calls on
 their way (a few for each replica), calls at a replica (`replica.py`). Admission refuses long before any is met.
@@ -16,8 +17,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
-from itertools import islice
+from bisect import insort
+from operator import attrgetter
 from typing import Protocol
 
 import numpy as np
@@ -30,7 +31,7 @@ from serve_app.parts import LATE, Embedded, Flight, Part, fail_all, hand_out
 from serve_app.policy.batching import next_batch, take_tokens
 from serve_app.policy.brain import Brain
 
-LOOKED_AT = 256  # parts, oldest first, among which a call looks for its like
+LOOKED_AT = 256  # parts, the first in line first, among which a call looks for its like
 PARTS_QUEUED_AT_MOST = 10_000  # then new requests are turned away
 
 
@@ -47,17 +48,40 @@ class Transport(Protocol):
         ...
 
 
+_turn_s = attrgetter("turn_s")
+
+
+class Pump:
+    """Has the lanes of one router send, each in its turn."""
+
+    def __init__(self) -> None:
+        self._lanes: list[Lane] = []
+
+    def join(self, lane: Lane) -> None:
+        self._lanes.append(lane)
+
+    def __call__(self) -> None:
+        """Send while calls are free: always what has the first turn of all that may leave."""
+        now_s = time.monotonic()
+        while ready := [lane for lane in self._lanes if lane.may_send(now_s)]:
+            min(ready, key=Lane.next_turn_s).send_next(now_s)
+
+
 class Lane:
     """Everything one router sends to one variant. Use from one event loop."""
 
-    def __init__(self, manifest: Manifest, transport: Transport, *, brain: Brain) -> None:
+    def __init__(
+        self, manifest: Manifest, transport: Transport, *, brain: Brain, pump: Pump | None = None
+    ) -> None:
         self.load = brain.load(manifest.variant)
         self._brain = brain
         self._variant = manifest.variant
         self._transport = transport
         self._dims = manifest.checkpoint.dims
-        self._queue: deque[Part] = deque()
+        self._queue: list[Part] = []  # by turn
         self._calls: set[asyncio.Task[None]] = set()
+        self._pump = pump or Pump()
+        self._pump.join(self)
 
     @property
     def _call_tokens(self) -> int:
@@ -68,12 +92,15 @@ class Lane:
         """Wait until a replica answers. What that took tells nothing of later calls."""
         await self._transport(Call.of(texts))
 
-    async def embed(self, texts: list[TokenIds], *, deadline_s: float | None) -> Embedded:
+    async def embed(
+        self, texts: list[TokenIds], *, deadline_s: float | None, place_ms: float = 0.0
+    ) -> Embedded:
         """Embed a request's texts; whoever asks holds their tokens as in flight.
 
         Args:
             texts: one at least, each within the model's limit.
             deadline_s: `time.monotonic()` when the answer loses its worth, or None.
+            place_ms: in line, as the decision has it.
 
         Raises:
             DeadlineExceeded: the deadline passed first; what had not left is dropped.
@@ -82,8 +109,11 @@ class Lane:
         """
         if len(self._queue) >= PARTS_QUEUED_AT_MOST:
             raise NotAdmitted("the router's queue is full", param=None, retry_after_s=1.0)
-        parts = self._split(texts, deadline_s=math.inf if deadline_s is None else deadline_s)
-        self._queue.extend(parts)
+        parts = self._split(
+            texts, deadline_s=math.inf if deadline_s is None else deadline_s, place_ms=place_ms
+        )
+        for part in parts:
+            insort(self._queue, part, key=_turn_s)
         self._pump()
         try:
             async with asyncio.timeout_at(_loop_time(deadline_s)):
@@ -101,7 +131,9 @@ class Lane:
         in_order[_by_length(texts)] = vectors
         return Embedded(in_order, last.queue_ms, last.inference_ms)
 
-    def _split(self, texts: list[TokenIds], *, deadline_s: float) -> list[Part]:
+    def _split(
+        self, texts: list[TokenIds], *, deadline_s: float, place_ms: float = 0.0
+    ) -> list[Part]:
         """Cut a request into parts of at most one call each, texts of like length together."""
         loop, now_s = asyncio.get_running_loop(), time.monotonic()
         if sum(map(len, texts)) > self._call_tokens:
@@ -110,42 +142,66 @@ class Lane:
         parts, start, call_tokens = [], 0, self._call_tokens
         while start < len(texts):
             count = take_tokens(lengths[start:], call_tokens)
+            tokens = sum(lengths[start : start + count])
             parts.append(
                 Part(
                     texts=texts[start : start + count],
-                    tokens=sum(lengths[start : start + count]),
+                    tokens=tokens,
                     submitted_s=now_s,
                     deadline_s=deadline_s,
                     result=loop.create_future(),
+                    waiting=self.load.wait_in_line(tokens, place_ms=place_ms, now_s=now_s),
                 )
             )
             start += count
         return parts
 
-    def _pump(self) -> None:
-        """Send what gathered while calls are free."""
-        if not self._queue:
-            return
-        now_s = time.monotonic()
-        may_leave, variant = self._brain.may_leave, self._variant
-        while self._queue and may_leave(variant, len(self._calls), now_s=now_s):
-            if parts := self._take(now_s):
-                self._launch(parts)
+    def may_send(self, now_s: float) -> bool:
+        """Whether something waits here for which a call is free. What need not leave any more is dropped."""
+        queue = self._queue
+        while queue and not self._is_worth_it(queue[0], now_s):
+            queue.pop(0)
+        return bool(queue) and self._brain.may_leave(self._variant, len(self._calls), now_s=now_s)
+
+    def next_turn_s(self) -> float:
+        """The first in line; one waits at least."""
+        return self._queue[0].turn_s
+
+    def send_next(self, now_s: float) -> None:
+        """One call."""
+        if parts := self._take(now_s):
+            self._launch(parts)
+
+    def _is_worth_it(self, part: Part, now_s: float) -> bool:
+        """Whether it shall be sent; what cannot make it any more waits for nothing but its deadline."""
+        if not part.claim(now_s):
+            part.waiting.leave()
+            return False
+        left_ms = (part.deadline_s - now_s) * 1000
+        if self.load.can_make_it(part.tokens, left_ms=left_ms):
+            return True
+        part.waiting.leave()
+        return False
 
     def _take(self, now_s: float) -> list[Part]:
-        """One call: the oldest part, and single texts of its length; none that nobody waits for."""
-        while self._queue and not self._queue[0].claim(now_s):
-            self._queue.popleft()
-        if not self._queue:
+        """One call: the first part in line, and single texts of its length; none that nobody waits for."""
+        queue = self._queue
+        while queue and not self._is_worth_it(queue[0], now_s):
+            queue.pop(0)
+        if not queue:
             return []
-        if len(self._queue) == 1 or len(self._queue[0].texts) > 1:
-            return [self._queue.popleft()]
-        near = [part for part in islice(self._queue, LOOKED_AT) if len(part.texts) == 1]
-        taken = next_batch([part.tokens for part in near], self._call_tokens)
-        parts = [near[i] for i in taken]
-        chosen = set(map(id, parts))
-        self._queue = deque(part for part in self._queue if id(part) not in chosen)
-        return [part for part in parts if part.claim(now_s)]
+        if len(queue) == 1 or len(queue[0].texts) > 1:
+            parts = [queue.pop(0)]
+        else:
+            near = [part for part in queue[:LOOKED_AT] if len(part.texts) == 1]
+            taken = next_batch([part.tokens for part in near], self._call_tokens)
+            parts = [near[i] for i in taken]
+            chosen = set(map(id, parts))
+            self._queue = [part for part in queue if id(part) not in chosen]
+            parts = [part for part in parts if self._is_worth_it(part, now_s)]
+        for part in parts:
+            part.waiting.leave()
+        return parts
 
     def _launch(self, parts: list[Part]) -> None:
         task = asyncio.create_task(self._send(parts))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from serve_app.dispatch import Lane, Transport
+from serve_app.dispatch import Lane, Pump, Transport
 from serve_app.engines.base import TokenIds
 from serve_app.engines.tokenization import Tokenized
 from serve_app.errors import (
@@ -55,6 +55,7 @@ class Fleet:
                     fidelity=fidelity,
                     profile=short_batches(rung.manifest.profile),
                     streams=streams_of(rung, settings, cores=cores),
+                    on_cores=rung.device != "cuda",
                 )
                 for (name, rung), fidelity in zip(
                     self.rungs.items(), self._fidelities.values(), strict=True
@@ -68,8 +69,9 @@ class Fleet:
             ),
             draw=random.random,
         )
+        pump = Pump()
         self.lanes = {
-            name: Lane(rung.manifest, transports[name], brain=self.brain)
+            name: Lane(rung.manifest, transports[name], brain=self.brain, pump=pump)
             for name, rung in self.rungs.items()
         }
         self.tally = Tally(self.rungs)
@@ -218,7 +220,9 @@ class Fleet:
             # After the call has left: what was wished for is in no hurry.
             asyncio.get_running_loop().call_later(0, self._wish, hint, decision, tokenized)
             try:
-                done = await self.lanes[name].embed(tokenized.texts, deadline_s=deadline_s)
+                done = await self.lanes[name].embed(
+                    tokenized.texts, deadline_s=deadline_s, place_ms=chosen.forecast.place_ms
+                )
             except BaseException as error:  # cancellation too: it is learned from, and goes on
                 outcome = Outcome.of(error)
                 self.tally.ended(name, outcome)

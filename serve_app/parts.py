@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from serve_app.calls import Reply
 from serve_app.engines.base import TokenIds, Vectors
 from serve_app.errors import DeadlineExceeded, InternalError, ServeAppError
+from serve_app.policy.load import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,12 @@ class Part:
     submitted_s: float
     deadline_s: float  # inf without one
     result: asyncio.Future[Embedded]
+    waiting: Waiting  # for its turn
     flight: Flight | None = None
+
+    @property
+    def turn_s(self) -> float:
+        return self.waiting.turn_s
 
     def claim(self, now_s: float) -> bool:
         """Whether it shall be sent: a client still waits. One that is late hears of it."""
@@ -55,6 +61,7 @@ class Part:
     def leave(self) -> None:
         """Its request has ended; where that was before the part did, its call may be for nobody."""
         self.result.cancel()
+        self.waiting.leave()
         if self.flight is not None and self.result.cancelled():
             self.flight.end_if_unwanted()
 

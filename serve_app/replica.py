@@ -40,6 +40,7 @@ class Replica:
         name: str,
         measured: Profile | None = None,
         streams: int = 1,
+        host: str = "",
     ) -> None:
         """Warm the engine up and hold it to its manifest.
 
@@ -49,12 +50,14 @@ class Replica:
             name: tells this replica from others of its variant.
             measured: its profile here, where the manifest's does not fit; each reply carries it.
             streams: batches that run side by side at most.
+            host: tells whose cores it shares.
 
         Raises:
             ArtifactError: the engine's vectors have other dims than promised, or no unit length.
         """
         self._engine = engine
         self._name = name
+        self._host = host
         self._dims = manifest.checkpoint.dims
         self._measured = short_batches(measured) if measured else None
         self._profile = self._measured or short_batches(manifest.profile)
@@ -87,6 +90,7 @@ class Replica:
             queued_tokens=self._queue.tokens,
             pace=self._pace,
             measured=self._measured,
+            host=self._host,
         )
 
     async def embed(self, call: Call) -> Reply:

@@ -5,7 +5,7 @@
 | kind | from | body |
 |---|---|---|
 | HELLO | router | the replica's token, which only the cluster knows |
-| WELCOME | replica | JSON: its name, and its profile where it measured one |
+| WELCOME | replica | JSON: its name, its host, and its profile where it measured one |
 | CALL | router | count u32, lengths i32[count], milliseconds left f32[count], token ids i32 |
 | CANCEL | router | nothing: nobody waits for the call any more |
 | REPLY | replica | `REPLY_HEAD`, dropped i32[], vectors f32[texts, dims] |
@@ -84,10 +84,11 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """Who answers, and its own profile if the manifest's does not fit its hardware."""
+    """Who answers and where, and its own profile if the manifest's does not fit its hardware."""
 
     replica: str
     measured: Profile | None
+    host: str = ""
 
 
 _WELCOME = TypeAdapter(Welcome)
@@ -184,6 +185,7 @@ def read_reply(body: bytes, welcome: Welcome) -> Reply:
             queued_tokens=queued_tokens,
             pace=pace,
             measured=welcome.measured,
+            host=welcome.host,
         ),
         dropped=tuple(rows.tolist()),
     )

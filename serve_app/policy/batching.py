@@ -1,6 +1,6 @@
 """Which texts to run together: padding costs more than any precision gains, so lengths decide.
 
-Batches hold texts of like length up to a budget of padded tokens (count × longest). The oldest text
+Batches hold texts of like length up to a budget of padded tokens (count × longest). The first in line
 is always in the next batch, so none starves; nothing waits for a batch to fill.
 """
 
@@ -22,10 +22,10 @@ def next_batch(lengths: Sequence[int], batch_tokens: int) -> list[int]:
     """The positions of the next batch, shortest text first.
 
     Args:
-        lengths: tokens of each waiting text, in order of arrival; one at least, each above 0.
+        lengths: tokens of each waiting text, in the order of their turns; one at least, each above 0.
         batch_tokens: the most padded tokens, unless one text alone exceeds them.
 
-    Starts from the oldest text and takes the neighbours in length order that waste least, shorter
+    Starts from the first text and takes the neighbours in length order that waste least, shorter
     ones first: they do not make the batch wider.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -69,15 +69,15 @@ def short_batches(profile: Profile) -> Profile:
 def may_leave(calls: int, *, replicas: int, streams: int, busy: int, cores: float) -> bool:
     """Whether one more call may go to the replicas of a variant.
 
-    Each may have one. While cores are idle it may have more: as many as it runs side by side, or one at its
-    door. While as many streams are busy as there are cores, others use what an engine leaves between two
-    batches, and a second call would only be a longer wait for those who come next.
+    While as many batches run as there are cores, none: it would slow the others, and whoever comes next could not go
+    before it any more. While cores are idle each replica may have as many calls as it runs side by side; one that
+    runs a single batch may have another at its door, so that its engine need not wait for it.
 
     Args:
         calls: on their way already.
         replicas: that share them.
         streams: batches that each runs side by side.
-        busy: streams of all variants with something to do, as far as a router knows.
-        cores: that they share.
+        busy: batches of all variants on these cores, as far as a router knows.
+        cores: that they share; inf for a device of the variant's own.
     """
-    return calls < replicas or (busy < cores and calls < replicas * max(streams, CALLS_EACH))
+    return busy < cores and calls < replicas * max(streams, CALLS_EACH)

@@ -14,23 +14,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from math import log
+from math import inf, log
 
 from serve_app.policy.batching import may_leave
 from serve_app.policy.brownout import Brownout
-from serve_app.policy.contention import Contention
 from serve_app.policy.decision import Candidate, Decision, Terms
 from serve_app.policy.demand import Demand
 from serve_app.policy.fairness import Shares
 from serve_app.policy.forecast import Forecast, batches_ms, size_bin
 from serve_app.policy.gate import Gate
 from serve_app.policy.hint import Hint, Quality
-from serve_app.policy.load import Engines, ReplicaState, VariantLoad
+from serve_app.policy.load import ReplicaState, VariantLoad
 from serve_app.policy.options import Options, VariantFacts
-from serve_app.policy.outlook import Looked, Moment, Outlook, look_at_all
+from serve_app.policy.outlook import Looked, Moment, Outlook
+from serve_app.policy.pool import Pool
 from serve_app.policy.refusal import refuse
 from serve_app.policy.returns import Returns
 from serve_app.policy.routing import choose, decide, fidelity_floor, time_left_ms
+from serve_app.policy.turns import place_of
 
 __all__ = ["Brain", "Options", "VariantFacts"]
 
@@ -63,16 +64,19 @@ class Brain:
         self._draw = draw
         self.lag_ms = 0.0
         self._moment = Moment(corrects=options.corrects, joiners=options.sees_joiners)
-        self._engines = Engines()
-        self._rows = tuple(Outlook(facts, self._moment, self._engines) for facts in variants)
+        cores = Pool(cores=options.cores)
+        self._rows = tuple(
+            Outlook(one, self._moment, cores if one.on_cores else Pool(cores=1.0, is_shared=False))
+            for one in variants
+        )
+        by_cost = sorted(self._rows, key=lambda row: -row.cost)
+        self._pools = tuple({id(row.pool): (row.pool, row) for row in by_cost}.values())
         self._variants = {row.variant: row for row in self._rows}
         self._ranked = tuple(sorted(self._rows, key=lambda row: -row.fidelity))
         self._best = self._ranked[0].fidelity
         least = self._ranked[-1].fidelity
         self._scale = least, self._best - least or 1.0
-        self._contention = Contention(cores=options.cores)
         self._shares = Shares()
-        self._decided_s = 0.0
         self.gate = Gate(draw=draw)
         self._returns = Returns(draw=draw)
         self.demand = Demand([facts.variant for facts in variants])
@@ -112,17 +116,16 @@ class Brain:
         """
         self._shares.asked(client, tokens, now_s=now_s)
         self.gate.saw(hint.budget_ms, now_s=now_s)
-        self._begin(tokens, texts, now_s, remember=True)
-        look_at_all(self._rows, self._moment)
         asked, terms = self._asked(hint, client)
-        left_ms, floor = (
-            time_left_ms(asked, terms, elapsed_ms=elapsed_ms),
-            fidelity_floor(asked, self._best),
+        left_ms = time_left_ms(asked, terms, elapsed_ms=elapsed_ms)
+        self._begin(
+            tokens, texts, left_ms, now_s, remember=True, bounded=asked.budget_ms is not None
         )
+        floor = fidelity_floor(asked, self._best)
         ranked = self._ranked
         row, reason, at_risk = choose(asked, ranked, left_ms, floor, terms, self._scale)
         if row is None:
-            record = Looked(asked, self._rows, left_ms, floor, None)
+            record = Looked(asked, self._rows, left_ms, floor, None, asked=(tokens, texts))
             decision = refuse(asked, ranked, left_ms, floor, terms, record)
             if decision.retry_after_s is not None:
                 self.brownout.tell(missed=True, now_s=now_s)
@@ -137,7 +140,7 @@ class Brain:
             reason=reason,
             at_risk=at_risk,
             budget_ms=asked.budget_ms,
-            grounds=Looked(asked, self._rows, left_ms, floor, chosen),
+            grounds=Looked(asked, self._rows, left_ms, floor, chosen, asked=(tokens, texts)),
         )
 
     def turns_away(self, *, now_s: float) -> float | None:
@@ -163,7 +166,10 @@ class Brain:
     ) -> Decision:
         """As `decide`, with all forecasts, and remember nothing."""
         asked, terms = self._asked(hint, client)
-        candidates = self.candidates(tokens, texts=texts, now_s=now_s)
+        left_ms = None
+        if asked.budget_ms is not None:
+            left_ms = time_left_ms(asked, terms, elapsed_ms=elapsed_ms)
+        candidates = self.candidates(tokens, texts=texts, left_ms=left_ms, now_s=now_s)
         return decide(asked, candidates, elapsed_ms=elapsed_ms, terms=terms)
 
     def _asked(self, hint: Hint, client: str) -> tuple[Hint, Terms]:
@@ -191,24 +197,41 @@ class Brain:
             known = self._by_level[level, bare, over] = asked, terms
         return known
 
-    def candidates(self, tokens: int, *, texts: int = 1, now_s: float) -> list[Candidate]:
-        """All variants as a request of `tokens` tokens in `texts` texts sees them now."""
-        self._begin(tokens, texts, now_s, remember=False)
-        for row in self._rows:
-            row.look()
+    def candidates(
+        self, tokens: int, *, texts: int = 1, left_ms: float | None = None, now_s: float
+    ) -> list[Candidate]:
+        """All variants as a request of `tokens` tokens in `texts` texts sees them now.
+
+        Without a budget, of which `left_ms` are left, it waits behind all who have one.
+        """
+        bounded = left_ms is not None
+        self._begin(tokens, texts, left_ms or 0.0, now_s, remember=False, bounded=bounded)
         return [row.candidate() for row in self._rows]
 
-    def _begin(self, tokens: int, texts: int, now_s: float, *, remember: bool) -> None:
+    def _begin(
+        self,
+        tokens: int,
+        texts: int,
+        left_ms: float,
+        now_s: float,
+        *,
+        remember: bool,
+        bounded: bool,
+    ) -> None:
         """What all variants share in what follows."""
-        moment, busy, contention = self._moment, self._engines.busy, self._contention
+        moment = self._moment
+        moment.number += 1
         moment.tokens, moment.texts, moment.size_bin = tokens, texts, size_bin(tokens)
-        moment.now_s, moment.passed_s = now_s, now_s - self._decided_s
-        moment.lag_ms, moment.remembers = LEGS * self.lag_ms, remember
-        moment.joining, moment.adding = contention.at(busy), contention.at(busy + 1)
-        room = moment.room = busy < self._options.cores
-        moment.gap_ms = 0.0 if room else moment.joining[1]
-        if remember:
-            self._decided_s = now_s
+        moment.left_ms = left_ms if bounded else inf
+        moment.place = place_of(moment.left_ms)
+        moment.now_s, moment.lag_ms = now_s, LEGS * self.lag_ms
+        for pool, cheapest in self._pools:
+            if remember:
+                pool.asked(cheapest.load.work_ms(tokens, texts=texts), now_s=now_s)
+            rent = pool.rent(now_s)
+            for row in self._rows:
+                if row.pool is pool:
+                    row.rent = rent
 
     @contextmanager
     def hold(self, chosen: Candidate, *, tokens: int, now_s: float) -> Iterator[None]:
@@ -240,7 +263,7 @@ class Brain:
 
     def _idle(self, row: Outlook, tokens: int, texts: int) -> Candidate:
         profile = row.load.profile
-        service_ms = batches_ms(profile, tokens, texts=texts) + self._contention.at(1)[1]
+        service_ms = batches_ms(profile, tokens, texts=texts) + row.pool.contention.at(1)[1]
         found = Forecast(0.0, service_ms, service_ms * profile.spread)
         return Candidate(row.variant, row.fidelity, profile.cost_ms, found)
 
@@ -248,16 +271,15 @@ class Brain:
         """Batches that run, once one more call of this variant has left: to note when it does."""
         load = self._variants[variant].load
         load.count(now_s)
-        return self._engines.busy + (load.calls < load.places)
+        return load.pool.busy + (load.calls < load.places)
 
     def may_leave(self, variant: str, calls: int, *, now_s: float) -> bool:
         """Whether one more call may go to this variant's replicas, of which `calls` have left or are about to."""
         load = self._variants[variant].load
-        replicas, places = load.count(now_s), load.places
-        busy = self._engines.busy - min(load.calls, places) + min(calls, places)
-        return may_leave(
-            calls, replicas=replicas, streams=load.streams, busy=busy, cores=self._options.cores
-        )
+        replicas, places, pool = load.count(now_s), load.places, load.pool
+        busy = pool.busy - min(load.calls, places) + min(calls, places)
+        cores = pool.cores if pool.is_shared else inf
+        return may_leave(calls, replicas=replicas, streams=load.streams, busy=busy, cores=cores)
 
     def saw(
         self, variant: str, state: ReplicaState, *, busy: int, hop_ms: float, now_s: float
@@ -271,8 +293,9 @@ class Brain:
             hop_ms: what the call took beside queue and engine.
             now_s: when.
         """
-        self._variants[variant].load.saw(state, now_s=now_s)
-        self._contention.learn(busy, pace=state.pace, hop_ms=hop_ms)
+        load = self._variants[variant].load
+        load.saw(state, now_s=now_s)
+        load.pool.contention.learn(busy, pace=state.pace, hop_ms=hop_ms)
 
     def finished(
         self, decision: Decision, *, actual_ms: float, within_budget: bool, now_s: float

@@ -51,7 +51,7 @@ class Candidate(NamedTuple):
     cost: float  # milliseconds per token in a full batch
     forecast: Forecast
     cold: bool = False  # no replica is up: it cannot be chosen, only wished for
-    price: float = 0.0  # of all the request's tokens in this queue; see `price.py`
+    price: float = 0.0  # of the request's work here, in normalised fidelity; see `pool.py`
 
     @property
     def wait_ms(self) -> float:
@@ -98,7 +98,7 @@ class Terms(NamedTuple):
     reserve_ms: float = 0.0  # of each budget: what encoding and sending the answer takes
     tightened: float = 1.0  # the share of the time left that a request may fill
     cheapest: bool = False  # of those in time, the cheapest rather than the best
-    sheds: bool = False  # whether a request that costs more than it is worth is refused
+    sheds: bool = True  # whether a request that is not even likely to be in time is refused
     note: str = ""  # why any of these hold, added to the reason
 
 
@@ -206,8 +206,13 @@ def _why_not(c: Candidate | Passed, chosen: Candidate | None, grounds: Grounds) 
 
 def _less_than(chosen: Candidate | None, c: Candidate | Passed) -> str:
     """What the pick had against one that would be in time."""
-    if chosen is None or c.price > chosen.price:
-        return "its queue is kept for shorter requests"
+    if chosen is None:
+        return "not asked for"
+    if c.fidelity > chosen.fidelity and c.price > chosen.price:
+        return (
+            f"its work would delay others more than its fidelity is worth: price {c.price:.2f} "
+            f"against {chosen.price:.2f}"
+        )
     if c.cost >= chosen.cost:
         return f"costs {c.cost / chosen.cost:.1f} times as much as {chosen.variant}"
     return f"fidelity {c.fidelity:.6f}, {chosen.variant} has {chosen.fidelity:.6f} and fits"

@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from serve_app.manifest import Profile
-from serve_app.policy.forecast import fit_of
+from serve_app.policy.forecast import batches_ms, fit_of
+from serve_app.policy.pool import MOST_LOAD, Pool
+from serve_app.policy.turns import Line, can_make_it, turn_s
 
 REPLICA_FORGOTTEN_AFTER_S = 30.0
 TYPICAL_TOKENS = 64  # of a batch, where replicas of unequal speed are compared
 CORRECTION_WEIGHT = 0.1  # of the newest observation, in the exponentially weighted means
 OTHERS_FADE_S = 1.0  # what other routers had queued, as a replica last said, is history by then
 RATE_WINDOW_S = 0.5  # over which the rate of arriving tokens is averaged
+SHARE_OF_BASE = 0.5  # of a batch's own cost that a text pays at least: it seldom rides alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,48 +32,70 @@ class ReplicaState:
     queued_tokens: int
     pace: float = 1.0  # time of its last batch / what the profile says: how others slow it
     measured: Profile | None = None  # its own, where the manifest's does not fit its hardware
+    host: str = ""  # whose cores it shares
 
 
-class Engines:
-    """How many batches the replicas of all variants run, as far as one router knows."""
+def work_ms(fit: tuple[float, float, int], tokens: int, *, texts: float = 1) -> float:
+    """What so many tokens take an engine, in batches that their texts share with others; see `fit_of`."""
+    base_ms, per_token_ms, batch_tokens = fit
+    batches = min(max(tokens / batch_tokens, SHARE_OF_BASE), texts)
+    return base_ms * batches + per_token_ms * tokens
 
-    __slots__ = ("busy",)
 
-    def __init__(self) -> None:
-        self.busy = 0
+class Waiting:
+    """One text's place in the lines that it waits in."""
+
+    __slots__ = ("_lines", "_work_ms", "turn_s")
+
+    def __init__(self, lines: tuple[Line, ...], turn_s: float, work_ms: float) -> None:
+        self._lines = lines
+        self.turn_s = turn_s
+        self._work_ms = work_ms
+
+    def leave(self) -> None:
+        """It was sent, or nobody wants it any more. To leave twice is to leave once."""
+        lines, self._lines = self._lines, ()
+        for line in lines:
+            line.remove(self.turn_s, self._work_ms)
 
 
 class VariantLoad:
     """The changing side of one variant. All times are seconds on one clock that the caller owns."""
 
     def __init__(
-        self, promised: Profile, engines: Engines | None = None, *, streams: int = 1
+        self,
+        promised: Profile,
+        pool: Pool | None = None,
+        *,
+        variant: str = "",
+        streams: int = 1,
     ) -> None:
         """Nothing is on its way.
 
         Args:
             promised: the manifest's profile, which holds for replicas that measured none of their own.
-            engines: to be told of what this variant's replicas run.
+            pool: what its replicas run on; one of its own unless told.
+            variant: its name in that pool.
             streams: batches that each of them runs side by side, at most.
         """
+        self.pool = pool or Pool(cores=1.0, is_shared=False)
+        self.line = Line()  # of this variant alone
+        self._variant = variant
         self.streams = streams
         self.profile = (
             promised  # to forecast with: the slowest replica's, as a request may meet any
         )
         self.cost_ms = promised.cost_ms
         self.fit = fit_of(promised)
-        self._engines = engines or Engines()
         self.inflight_tokens = 0
         self.calls = 0  # on their way to replicas, or there
         self.forecast_error: float | None = None
         self._called_tokens = 0
-        # Read in each decision, by `outlook.look_at_all`:
-        self.running_since_s = 0.0  # the batch in the engine
         self.places = streams  # of batches, in the replicas to reckon with
-        self.counted = 1  # which are so many, until
-        self.forgets_s = math.inf  # one was silent for too long
-        self.others_tokens = 0.0  # queued by other routers, as of
-        self.seen_s = 0.0  # the last reply
+        self._counted = 1  # which are so many, until
+        self._forgets_s = math.inf  # one was silent for too long
+        self._others_tokens = 0.0  # queued by other routers, as of
+        self._seen_s = 0.0  # the last reply
         self._rate = 0.0  # tokens per second
         self._rate_s = 0.0
         self._promised = promised
@@ -89,19 +114,42 @@ class VariantLoad:
     @contextmanager
     def call(self, tokens: int, *, now_s: float) -> Iterator[None]:
         """Count a call of so many tokens, from when it leaves to its reply, error or cancellation."""
-        if self.calls == 0:
-            self.running_since_s = now_s
+        pool, batch = self.pool, object()
+        begun_s = now_s if self.calls < self.places else self.line.last_end_s(now_s)
         if self.calls < self.places:
-            self._engines.busy += 1
+            pool.busy += 1
         self.calls += 1
         self._called_tokens += tokens
+        pace, hop_ms = pool.contention.at(pool.busy)
+        end_s = begun_s + (pace * batches_ms(self.profile, tokens) + hop_ms) / 1000
+        self.line.begin(batch, end_s)
+        pool.line.begin(batch, end_s)
         try:
             yield
         finally:
+            self.line.end(batch)
+            pool.line.end(batch)
             self.calls -= 1
             self._called_tokens -= tokens
             if self.calls < self.places:
-                self._engines.busy -= 1
+                pool.busy -= 1
+
+    def work_ms(self, tokens: int, *, texts: float = 1) -> float:
+        """See `work_ms`."""
+        return work_ms(self.fit, tokens, texts=texts)
+
+    def can_make_it(self, tokens: int, *, left_ms: float) -> bool:
+        """Whether a text may still be in time, were it sent now."""
+        return can_make_it(left_ms, alone_ms=batches_ms(self.profile, tokens, texts=1))
+
+    def wait_in_line(self, tokens: int, *, place_ms: float, now_s: float) -> Waiting:
+        """A text waits here from now on, until `Waiting.leave`."""
+        took_ms = self.work_ms(tokens)
+        turn = turn_s(now_s, place_ms=place_ms, work_ms=took_ms)
+        lines = (self.line, self.pool.line)
+        for line in lines:
+            line.add(turn, took_ms)
+        return Waiting(lines, turn, took_ms)
 
     def arrived(self, tokens: int, *, now_s: float) -> None:
         """Take a request's tokens into the rate at which they arrive."""
@@ -113,10 +161,10 @@ class VariantLoad:
         """A reply from a replica arrived: one of its batches ended, and its next one began."""
         known = self._seen.get(state.replica)
         self._seen[state.replica] = (now_s, state)
-        self.seen_s = self.running_since_s = now_s
+        self._seen_s = now_s
         ours = self._called_tokens / len(self._seen)
         self._others[state.replica] = max(state.queued_tokens - ours, 0.0)
-        self.others_tokens = sum(self._others.values())
+        self._others_tokens = sum(self._others.values())
         if known is None or known[1].measured != state.measured:
             self._reckon()
 
@@ -124,7 +172,7 @@ class VariantLoad:
         """A replica died; nobody says which, so all must show themselves again."""
         self._seen.clear()
         self._others.clear()
-        self.others_tokens = 0.0
+        self._others_tokens = 0.0
         self._set_count(1)
 
     def learn(self, *, predicted_ms: float, actual_ms: float) -> None:
@@ -142,9 +190,9 @@ class VariantLoad:
 
     def count(self, now_s: float) -> int:
         """How many replicas to reckon with. A ready variant has one at least."""
-        if now_s > self.forgets_s:
+        if now_s > self._forgets_s:
             self.forget(now_s)
-        return self.counted
+        return self._counted
 
     def forget(self, now_s: float) -> None:
         """Count no longer who has been silent for too long."""
@@ -152,7 +200,7 @@ class VariantLoad:
         silent = [name for name, (seen_s, _) in self._seen.items() if seen_s < oldest]
         for name in silent:
             del self._seen[name], self._others[name]
-        self.others_tokens = sum(self._others.values())
+        self._others_tokens = sum(self._others.values())
         self._reckon()
 
     def _reckon(self) -> None:
@@ -162,7 +210,7 @@ class VariantLoad:
         """
         self._set_count(max(1, len(self._seen)))
         first_s = min((seen_s for seen_s, _ in self._seen.values()), default=math.inf)
-        self.forgets_s = first_s + REPLICA_FORGOTTEN_AFTER_S
+        self._forgets_s = first_s + REPLICA_FORGOTTEN_AFTER_S
         if self._seen:
             profiles = [state.measured or self._promised for _, state in self._seen.values()]
             self.profile = max(profiles, key=lambda p: p.fitted_ms(TYPICAL_TOKENS))
@@ -170,33 +218,46 @@ class VariantLoad:
 
     def _set_count(self, count: int) -> None:
         places = count * self.streams
-        self._engines.busy += min(self.calls, places) - min(self.calls, self.places)
-        self.counted, self.places = count, places
+        self.pool.busy += min(self.calls, places) - min(self.calls, self.places)
+        self._counted, self.places = count, places
+        self.pool.heard(self._variant, {state.host for _, state in self._seen.values()})
 
-    def ahead(self, now_s: float, *, room: bool = False) -> float | None:
-        """Tokens that a request would find ahead of it, for each batch that runs; None where it starts at once.
+    def starts_at_once(self, now_s: float) -> bool:
+        """Whether a text that is sent now runs now."""
+        return self.calls < self.places and self.pool.has_room and self.others(now_s) < 1
+
+    def others(self, now_s: float) -> float:
+        """Tokens that other routers have queued here."""
+        if now_s > self._forgets_s:
+            self.forget(now_s)
+        others = self._others_tokens
+        return others * math.exp((self._seen_s - now_s) / OTHERS_FADE_S) if others else 0.0
+
+    def wait_ms(self, turn_s: float, *, now_s: float, pace: float, grows: bool) -> float:
+        """How long a text with this turn would wait.
 
         Args:
+            turn_s: of the text.
             now_s: when.
-            room: whether cores are idle: then a replica takes another batch beside those it runs.
+            pace: how many times longer batches take than their profiles say.
+            grows: whether to reckon with those who come meanwhile and have an earlier turn.
         """
-        if now_s > self.forgets_s:
-            self.forget(now_s)
-        others = self.others_tokens
-        if others:
-            others *= math.exp((self.seen_s - now_s) / OTHERS_FADE_S)
-        calls, running = self.calls, self.counted
-        if others < 1 and calls < (self.places if room else running):
-            return None
-        if calls > running:
-            running = calls if calls < self.places else self.places
-        return (self.inflight_tokens + others) / running
-
-    def running_ms(self, now_s: float) -> float:
-        """How long the batch in the engine has run."""
-        return (now_s - self.running_since_s) * 1000
+        pool, places, wait_ms, load = self.pool, self.places, 0.0, 0.0
+        others_ms = self.others(now_s) * self.fit[1]
+        if grows:
+            load = pool.load(now_s)
+        if pool.is_shared:
+            wait_ms = pool.line.wait_ms(
+                turn_s, now_s=now_s, width=pool.width, pace=pace, more_ms=others_ms
+            )
+            wait_ms *= 1 + min(load, MOST_LOAD)
+            if places >= pool.width:
+                return wait_ms
+            load *= pool.width / places
+        own_ms = self.line.wait_ms(turn_s, now_s=now_s, width=places, pace=pace, more_ms=others_ms)
+        return max(wait_ms, own_ms * (1 + min(load, MOST_LOAD)))
 
     def rate(self, now_s: float) -> float:
         """Tokens that arrive at each replica a millisecond."""
         fade = math.exp((self._rate_s - now_s) / RATE_WINDOW_S)
-        return self._rate * fade / (1000 * self.counted)
+        return self._rate * fade / (1000 * self._counted)

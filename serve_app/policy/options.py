@@ -16,6 +16,7 @@ class VariantFacts:
     fidelity: float
     profile: Profile
     streams: int = 1  # batches that a replica runs side by side while cores are idle, at most
+    on_cores: bool = True  # which it shares with others; else on a device of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

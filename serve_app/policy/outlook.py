@@ -1,47 +1,35 @@
-"""One variant in the decisions of one router: its queue as of now, and a forecast for who asks.
+"""One variant in the decisions of one router, as of the moment of the decision.
 
-A decision first looks at all queues (`look`): the waits, and what they make of the prices. The rest of a
-forecast is worked out only for variants that may be chosen (`p95_ms`), and its numbers stay until the
-next look.
+What a decision does not ask for is not worked out: most requests need the forecasts of one or two variants.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp
 
 from serve_app.policy.correction import Correction
 from serve_app.policy.decision import Candidate, Grounds, Limit, Passed
-from serve_app.policy.forecast import (
-    LOAD_BINS,
-    SIZE_BINS,
-    Forecast,
-    load_bin,
-    service_of,
-    wait_of,
-)
+from serve_app.policy.forecast import LOAD_BINS, SIZE_BINS, Forecast, load_bin, service_of
 from serve_app.policy.hint import Hint
-from serve_app.policy.load import OTHERS_FADE_S, Engines, VariantLoad
+from serve_app.policy.load import VariantLoad
 from serve_app.policy.options import VariantFacts
-from serve_app.policy.price import LEAST, TARGET_WAIT_MS, moved
+from serve_app.policy.pool import Pool
+from serve_app.policy.turns import PLACES_MS, turn_s
 
-Told = tuple[float, float, float, int, float]  # a Forecast's fields
+Told = tuple[float, float, float, int, float, float]  # a Forecast's fields
 
 
 class Moment:
     """What is the same for all variants in one decision. The brain sets it."""
 
     __slots__ = (
-        "adding",
         "corrects",
-        "gap_ms",
         "joiners",
-        "joining",
         "lag_ms",
+        "left_ms",
         "now_s",
-        "passed_s",
-        "remembers",
-        "room",
+        "number",
+        "place",
         "size_bin",
         "texts",
         "tokens",
@@ -50,163 +38,133 @@ class Moment:
     def __init__(self, *, corrects: bool, joiners: bool) -> None:
         self.corrects = corrects
         self.joiners = joiners
+        self.number = 0  # tells it from others
         self.tokens = self.texts = 0  # of the request
         self.size_bin = 0
+        self.left_ms = 0.0  # of its budget; inf without one
+        self.place = 0  # the last that it may have, see `turns.py`
         self.now_s = 0.0
-        self.passed_s = 0.0  # since the last decision
-        self.remembers = True  # prices move for good
         self.lag_ms = 0.0  # of the router, on both legs of a call
-        self.joining = self.adding = (1.0, 0.0)  # pace and hop: of a busy engine; of one more
-        self.gap_ms = 0.0  # between two batches of an engine
-        self.room = False  # cores are idle
 
 
 class Outlook:
-    """See above. Attributes are as of the last look."""
+    """See above. What is read of it holds for the moment's request."""
 
     __slots__ = (
         "_moment",
-        "ahead",
+        "_number",
+        "_told",
         "cold",
         "correction",
         "fidelity",
-        "forecast",
         "load",
         "median",
-        "per_token",
-        "price",
-        "service_ms",
+        "pool",
+        "rent",
         "spread",
-        "typical",
         "variant",
-        "wait_ms",
     )
 
-    def __init__(self, facts: VariantFacts, moment: Moment, engines: Engines) -> None:
+    def __init__(self, facts: VariantFacts, moment: Moment, pool: Pool) -> None:
         self.variant = facts.variant
         self.fidelity = facts.fidelity
         self.spread = spread = facts.profile.spread
-        self.load = VariantLoad(facts.profile, engines, streams=facts.streams)
+        self.pool = pool
+        self.load = VariantLoad(facts.profile, pool, variant=facts.variant, streams=facts.streams)
         self.correction = Correction.of_p95(spread=spread, bins=LOAD_BINS * SIZE_BINS)
         self.median = Correction.of_median(bins=LOAD_BINS * SIZE_BINS)
         self.cold = True
-        self.per_token = LEAST  # the price of a token
-        self.wait_ms = self.price = 0.0
-        self.ahead: float | None = None  # see `VariantLoad.ahead`
-        self.service_ms, self.typical = 0.0, 1.0  # once `p95_ms` was asked for
-        self.forecast: Told | None = None  # as well
+        self.rent = 0.0  # of its pool at this moment, which the brain sets
         self._moment = moment
+        self._number = -1  # of the moment in which it was forecast
+        self._told: Told = (0.0, 0.0, 0.0, 0, 1.0, 0.0)
 
     @property
     def cost(self) -> float:
         """See `decision.Candidate`."""
         return self.load.cost_ms
 
-    def look(self) -> None:
-        """See the queue, and what it costs to join it."""
-        moment, load = self._moment, self.load
-        now_s = moment.now_s
-        self.forecast = None
-        ahead = self.ahead = load.ahead(now_s, room=moment.room)
-        if ahead is None:
-            wait_ms = 0.0
-        else:
-            running_ms, pace = load.running_ms(now_s), moment.joining[0]
-            wait_ms = wait_of(load.fit, ahead, running_ms, pace, moment.gap_ms)
-        self.wait_ms = wait_ms
-        per_token = self.per_token
-        if wait_ms <= TARGET_WAIT_MS and per_token == LEAST:
-            self.price = 0.0  # and stays so
-            return
-        per_token = moved(per_token, wait_ms, moment.passed_s)
-        self.price = moment.tokens * per_token if per_token > LEAST else 0.0
-        if moment.remembers:
-            self.per_token = per_token
+    @property
+    def price(self) -> float:
+        """Rent for the request's work."""
+        moment = self._moment
+        return self.rent * self.load.work_ms(moment.tokens, texts=moment.texts)
+
+    @property
+    def wait_ms(self) -> float:
+        return self.told()[0]
+
+    @property
+    def service_ms(self) -> float:
+        return self.told()[1]
 
     def p95_ms(self) -> float:
-        """Of all that the request takes here; worked out once."""
-        if self.forecast is not None:
-            return self.forecast[2]
-        moment, load, ahead, wait_ms = self._moment, self.load, self.ahead, self.wait_ms
-        number, now_s = moment.size_bin, moment.now_s
-        tokens, texts = moment.tokens, moment.texts
-        if ahead is None:
-            pace, hop_ms = moment.adding
-            service_ms = service_of(load.fit, tokens, pace, 0.0, texts)
+        """Of all that the request takes here."""
+        return self.told()[2]
+
+    def p50_ms(self) -> float:
+        """The learned median of the same."""
+        told = self.told()
+        return (told[0] + told[1]) * told[4]
+
+    @property
+    def is_told(self) -> bool:
+        """Whether somebody asked for a forecast in this moment."""
+        return self._number == self._moment.number
+
+    def told(self) -> Told:
+        """The forecast, worked out once.
+
+        At the last place that fits what is left of the budget; where none does, at the last it may have.
+        """
+        moment = self._moment
+        if self._number == moment.number:
+            return self._told
+        self._number = moment.number
+        found = self._told = self._at(moment.place)
+        left_ms = moment.left_ms
+        if found[2] > left_ms and found[0] > 0.0:
+            for place in range(moment.place - 1, -1, -1):
+                sooner = self._at(place)
+                if sooner[2] <= left_ms:
+                    self._told = sooner
+                    break
+        return self._told
+
+    def _at(self, place: int) -> Told:
+        """The forecast at a place in the line."""
+        moment, load, pool = self._moment, self.load, self.pool
+        number, now_s, place_ms = moment.size_bin, moment.now_s, PLACES_MS[place]
+        base_ms, per_token_ms, batch_tokens = fit = load.fit
+        wait_ms = joining = 0.0
+        if not len(pool.line) and load.starts_at_once(now_s):
+            pace, hop_ms = pool.contention.at(pool.busy + 1)
         else:
-            pace, hop_ms = moment.joining
-            joining = load.rate(now_s) * wait_ms if moment.joiners else 0.0
-            service_ms = service_of(load.fit, tokens, pace, joining, texts)
-            number += SIZE_BINS * load_bin(ahead, load.fit[2])
+            pace, hop_ms = pool.contention.at(pool.busy)
+            tokens = moment.tokens if moment.tokens < batch_tokens else batch_tokens
+            turn = turn_s(now_s, place_ms=place_ms, work_ms=load.work_ms(tokens))
+            wait_ms = load.wait_ms(turn, now_s=now_s, pace=pace, grows=moment.joiners)
+            if moment.joiners:
+                joining = load.rate(now_s) * wait_ms
+            full_ms = base_ms + per_token_ms * batch_tokens
+            number += SIZE_BINS * load_bin(wait_ms / full_ms)
+        service_ms = service_of(fit, moment.tokens, pace, joining, moment.texts)
         service_ms += hop_ms + moment.lag_ms
         factor, typical = self.spread, 1.0
         if moment.corrects:
             factor = self.correction.factor(number, now_s)
-            typical = self.median.factor(number, now_s)
-        p95_ms = (wait_ms + service_ms) * factor
-        self.service_ms = service_ms
-        self.typical = typical = min(typical, factor)
-        self.forecast = wait_ms, service_ms, p95_ms, number, typical
-        return p95_ms
-
-    def p50_ms(self) -> float:
-        """The learned median of the same."""
-        self.p95_ms()
-        return (self.wait_ms + self.service_ms) * self.typical
+            typical = min(self.median.factor(number, now_s), factor)
+        return wait_ms, service_ms, (wait_ms + service_ms) * factor, number, typical, place_ms
 
     def candidate(self) -> Candidate:
-        """All that is seen of the variant, which is forecast now where it was not."""
-        if self.forecast is None:
-            self.p95_ms()
-        return _candidate(self, self.forecast, self.price)
-
-
-def look_at_all(rows: Sequence[Outlook], moment: Moment) -> None:
-    """`Outlook.look` of each, and of nothing else: its calls, written out, take half as long.
-
-    A router does this for each request. A test holds the two together.
-    """
-    now_s, passed_s, tokens = moment.now_s, moment.passed_s, moment.tokens
-    pace, gap_ms, remembers = moment.joining[0], moment.gap_ms, moment.remembers
-    room = moment.room
-    for row in rows:
-        load = row.load
-        row.forecast = None
-        if now_s > load.forgets_s:
-            load.forget(now_s)
-        others, calls, running = load.others_tokens, load.calls, load.counted
-        if others:
-            others *= exp((load.seen_s - now_s) / OTHERS_FADE_S)
-        if others < 1 and calls < (load.places if room else running):
-            row.ahead = None
-            wait_ms = 0.0
-        else:
-            if calls > running:
-                running = calls if calls < load.places else load.places
-            ahead = row.ahead = (load.inflight_tokens + others) / running
-            base_ms, per_token_ms, batch_tokens = load.fit
-            first = ahead if ahead < batch_tokens else batch_tokens
-            first_ms = pace * (base_ms + per_token_ms * first) + gap_ms
-            running_ms = (now_s - load.running_since_s) * 1000
-            batches = -(-ahead // batch_tokens)
-            wait_ms = pace * (batches * base_ms + ahead * per_token_ms) + batches * gap_ms
-            wait_ms -= running_ms if running_ms < first_ms else first_ms
-            wait_ms = max(wait_ms, 0.0)
-        row.wait_ms = wait_ms
-        per_token = row.per_token
-        if wait_ms <= TARGET_WAIT_MS and per_token == LEAST:
-            row.price = 0.0
-            continue
-        per_token = moved(per_token, wait_ms, passed_s)
-        row.price = tokens * per_token if per_token > LEAST else 0.0
-        if remembers:
-            row.per_token = per_token
+        """All that is seen of the variant."""
+        return _candidate(self, self.told(), self.price)
 
 
 class Looked:
     """What a decision was made from, until somebody asks: see `decision.Record`."""
 
-    __slots__ = ("_chosen", "_floor", "_forecasts", "_hint", "_left_ms", "_prices", "_rows")
+    __slots__ = ("_asked", "_chosen", "_floor", "_hint", "_left_ms", "_rents", "_rows", "_told")
 
     def __init__(
         self,
@@ -215,38 +173,44 @@ class Looked:
         left_ms: float,
         floor: float,
         chosen: Candidate | None,
+        *,
+        asked: tuple[int, int],
     ) -> None:
         self._hint = hint
         self._rows = rows
         self._left_ms = left_ms
         self._floor = floor
         self._chosen = chosen
+        self._asked = asked  # tokens and texts
         if chosen is None:  # then all are told of
             for row in rows:
-                row.p95_ms()
-        self._forecasts = [row.forecast for row in rows]
-        self._prices = [row.price for row in rows]
+                row.told()
+        self._told = [row.told() if row.is_told else None for row in rows]
+        self._rents = [row.rent for row in rows]
 
     def grounds(self) -> Grounds:
         chosen = self._chosen
         candidates = [
             chosen
             if chosen is not None and row.variant == chosen.variant
-            else _candidate(row, forecast, price)
-            for row, forecast, price in zip(self._rows, self._forecasts, self._prices, strict=True)
-            if forecast is not None
+            else _candidate(row, told, self._price(row, rent))
+            for row, told, rent in zip(self._rows, self._told, self._rents, strict=True)
+            if told is not None
         ]
         limit = Limit(self._left_ms, self._hint.budget_ms is not None)
         return Grounds(self._hint, candidates, limit, self._floor)
 
     def passed(self) -> list[Passed]:
         return [
-            Passed(row.variant, row.fidelity, row.cost, price, row.cold)
-            for row, forecast, price in zip(self._rows, self._forecasts, self._prices, strict=True)
-            if forecast is None
+            Passed(row.variant, row.fidelity, row.cost, self._price(row, rent), row.cold)
+            for row, told, rent in zip(self._rows, self._told, self._rents, strict=True)
+            if told is None
         ]
 
+    def _price(self, row: Outlook, rent: float) -> float:
+        tokens, texts = self._asked
+        return rent * row.load.work_ms(tokens, texts=texts)
 
-def _candidate(row: Outlook, told: Told | None, price: float) -> Candidate:
-    assert told is not None  # noqa: S101  # only rows that were forecast are asked for
+
+def _candidate(row: Outlook, told: Told, price: float) -> Candidate:
     return Candidate(row.variant, row.fidelity, row.cost, Forecast(*told), row.cold, price)

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from serve_app.policy.decision import Decision, Grounds, Record, Row, Terms
 from serve_app.policy.hint import Hint
 
-SHED_RETRY_S = 0.2  # prices fall that fast
+LEAST_RETRY_S = 0.2
 WAIT_REASON = "too much work is queued"
 QUEUED_REASON = "too much work is queued to meet the budget"
-SHED_REASON = "too much work is queued, and longer requests give way to shorter ones"
 
 
 def refuse(
@@ -39,9 +38,7 @@ def refuse(
     if soonest_ms < math.inf:
         more_ms = soonest_ms - left_ms
         reason = QUEUED_REASON if whole else WAIT_REASON
-        if more_ms <= 0:
-            reason = SHED_REASON
-        retry_after_s = max(more_ms / 1000, SHED_RETRY_S)
+        retry_after_s = max(more_ms / 1000, LEAST_RETRY_S)
     else:
         reason = (
             f"{left_ms:.2f} ms are left, and {fastest.variant}, the fastest allowed, "

@@ -9,8 +9,8 @@
 | variant | that one | that one |
 
 Among equals the more loaded one that still fits is taken: the idle one is kept for a tighter budget.
-While queues stand, they have a price (`price.py`), and a request with a budget goes where it is worth most
-beyond its price; one that is worth less than its price everywhere is refused.
+The busier the cores, the higher their rent (`pool.py`): a request with a budget goes where its fidelity exceeds the
+rent of its work most. Where no p95 fits, the safest of those whose median does; where none does, nowhere.
 
 Forecasts are asked for one at a time, and only of variants that could still be the pick: from the most
 faithful down, until none that follows would be worth more though it were idle.
@@ -18,6 +18,7 @@ faithful down, until none that follows would be worth more though it were idle.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -31,10 +32,10 @@ from serve_app.policy.decision import (
     Terms,
 )
 from serve_app.policy.hint import Hint
-from serve_app.policy.refusal import SHED_RETRY_S, refuse
+from serve_app.policy.refusal import LEAST_RETRY_S, refuse
 
 __all__ = [
-    "SHED_RETRY_S",
+    "LEAST_RETRY_S",
     "Candidate",
     "Decision",
     "Grounds",
@@ -45,10 +46,9 @@ __all__ = [
 ]
 
 FIDELITY_TIE = 0.001
-AN_ANSWER = 3.0  # what an answer in time is worth, beside 0 to 1 for its fidelity
 PINNED_REASON = "pinned by the request"
 BUDGET_REASON = "highest fidelity whose p95 forecast fits the budget"
-PRICED_REASON = "fits the budget, and of the busy queues this is the one it is worth most in"
+RENT_REASON = "fits the budget, and a more faithful one would delay others more than it is worth"
 BEST_REASON = "highest fidelity deployed"
 FLOOR_REASON = "cheapest at or above the fidelity floor"
 
@@ -127,28 +127,30 @@ def choose(
     if pin is not None:
         rows = [row for row in rows if row.variant == pin]
     if whole and pin is None and not terms.cheapest and not (quality is not None and quality.best):
-        found, beyond = _worth_most(rows, left_ms, floor, scale)
+        found, passed_over = _worth_most(rows, left_ms, floor, scale)
         if found is not None:
-            if beyond < 0.0 and terms.sheds:
-                return None, "", False
-            reason = PRICED_REASON if _is_crowded(rows, floor) else BUDGET_REASON
-            return found, reason + terms.note, False
+            return found, (RENT_REASON if passed_over else BUDGET_REASON) + terms.note, False
     else:
         found = _cheapest(rows, left_ms, floor, whole=whole)
         if found is not None:
             reason = BEST_REASON if quality is not None and quality.best else FLOOR_REASON
             return found, (PINNED_REASON if pin is not None else reason) + terms.note, False
-    found = _hope(rows, left_ms, floor) if whole else None
-    if found is None or (found.price > AN_ANSWER and terms.sheds and pin is None):
+    found = _safest(rows, left_ms if terms.sheds else math.inf, floor) if whole else None
+    if found is None:
         return None, "", True
-    reason = f"at risk: median forecast {found.p50_ms():.1f} ms fits, p95 does not"
-    return found, reason + terms.note, True
+    p50_ms = found.p50_ms()
+    fits = "fits" if p50_ms <= left_ms else "does not fit either"
+    return (
+        found,
+        f"at risk: p95 does not fit, median forecast {p50_ms:.1f} ms {fits}{terms.note}",
+        True,
+    )
 
 
 def _worth_most(
     rows: Sequence[R], left_ms: float, floor: float, scale: tuple[float, float]
-) -> tuple[R | None, float]:
-    """Of those in time the one with the most worth beyond its price, and how much that is.
+) -> tuple[R | None, bool]:
+    """Of those in time the one whose fidelity exceeds its price most, and whether that passes over a better one.
 
     All within `FIDELITY_TIE` of the best in time are worth the same: the cheaper wins, then the more
     loaded.
@@ -164,10 +166,10 @@ def _worth_most(
         if found is None:
             if row.p95_ms() > left_ms:
                 continue
-            near, near_worth = fidelity - FIDELITY_TIE, AN_ANSWER + (fidelity - least) / span
+            near, near_worth = fidelity - FIDELITY_TIE, (fidelity - least) / span
             most = near_worth - row.price
         else:
-            worth = near_worth if fidelity >= near else AN_ANSWER + (fidelity - least) / span
+            worth = near_worth if fidelity >= near else (fidelity - least) / span
             if worth < most:
                 break  # and so are all that follow, whatever they cost
             beyond = worth - row.price
@@ -177,7 +179,7 @@ def _worth_most(
                 continue
             most = beyond
         found = row
-    return found, most
+    return found, found is not None and found.fidelity < near
 
 
 def _cheapest(rows: Sequence[R], left_ms: float, floor: float, *, whole: bool) -> R | None:
@@ -198,7 +200,7 @@ def _is_before(row: R, other: R) -> bool:
     return row.cost < other.cost or (row.cost == other.cost and row.wait_ms > other.wait_ms)
 
 
-def _hope(rows: Sequence[R], left_ms: float, floor: float) -> R | None:
+def _safest(rows: Sequence[R], left_ms: float, floor: float) -> R | None:
     """No p95 fits: of those whose median does, the safest."""
     found, least_ms = None, 0.0
     for row in rows:
@@ -210,11 +212,3 @@ def _hope(rows: Sequence[R], left_ms: float, floor: float) -> R | None:
         if found is None or p95_ms < least_ms:
             found, least_ms = row, p95_ms
     return found
-
-
-def _is_crowded(rows: Sequence[R], floor: float) -> bool:
-    """Whether a queue stands at any that the request may have."""
-    for row in rows:  # noqa: SIM110  # `any` takes twice as long over six
-        if row.price > 0.0 and row.fidelity >= floor and not row.cold:
-            return True
-    return False

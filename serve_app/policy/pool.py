@@ -1,0 +1,86 @@
+"""What variants share: the cores of their hosts; a variant on a device of its own has a pool to itself.
+
+A pool knows what its engines run and what waits for them, how much they slow each other, and what its time is
+worth to others. That is its rent: a request that takes a more faithful variant than the cheapest delays all that
+come while the cores are busy, the more of them the more are asked for,
+
+    rent  = RENT * min(load, MOST_LOAD)        normalised fidelity a core-millisecond
+    load  = work asked for, at its cheapest / cores, over the last second or so
+
+and goes where its fidelity exceeds the rent of its work most. In quiet times that is the best variant for
+all; the busier the cores, the shorter must a text be for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from serve_app.policy.contention import Contention
+from serve_app.policy.turns import Line
+
+RENT = 0.4
+MOST_LOAD = 2.0
+ASKED_OVER_S = 1.0
+
+
+class Pool:
+    """Cores that some variants share, as one router sees them. Times are seconds on the caller's clock."""
+
+    __slots__ = (
+        "_asked_ms",
+        "_asked_s",
+        "_hosts",
+        "_of_a_host",
+        "busy",
+        "contention",
+        "cores",
+        "is_shared",
+        "line",
+        "width",
+    )
+
+    def __init__(self, *, cores: float, is_shared: bool = True) -> None:
+        """Nobody has asked for anything.
+
+        Args:
+            cores: of a host.
+            is_shared: whether these are cores, which batches of several variants share; else one variant has a
+                device to itself, and only its own streams are its limit.
+        """
+        self.is_shared = is_shared
+        self.cores = self._of_a_host = cores
+        self.width = max(1, math.ceil(cores))
+        self.busy = 0  # batches that its engines run, as far as the router knows
+        self.line = Line()
+        self.contention = Contention(cores=cores)
+        self._asked_ms = 0.0
+        self._asked_s = 0.0
+        self._hosts: dict[str, Collection[str]] = {}
+
+    @property
+    def has_room(self) -> bool:
+        """Whether cores are idle."""
+        return self.busy < self.cores or not self.is_shared
+
+    def heard(self, variant: str, hosts: Collection[str]) -> None:
+        """On which hosts a variant's replicas are, which are taken to be alike."""
+        self._hosts[variant] = hosts
+        count = max(1, len(set().union(*self._hosts.values())))
+        self.cores = count * self._of_a_host
+        self.width = max(1, math.ceil(self.cores))
+
+    def asked(self, work_ms: float, *, now_s: float) -> None:
+        """Somebody asked for so much work, were it done as cheaply as here can be."""
+        fade = math.exp((self._asked_s - now_s) / ASKED_OVER_S)
+        self._asked_ms = self._asked_ms * fade + work_ms
+        self._asked_s = now_s
+
+    def load(self, now_s: float) -> float:
+        """Work asked for / what all cores can do."""
+        fade = math.exp((self._asked_s - now_s) / ASKED_OVER_S)
+        return self._asked_ms * fade / (1000 * ASKED_OVER_S * self.cores)
+
+    def rent(self, now_s: float) -> float:
+        """Of a core-millisecond, now."""
+        return RENT * min(self.load(now_s), MOST_LOAD)

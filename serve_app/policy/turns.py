@@ -1,0 +1,97 @@
+"""Whose turn it is: in which order texts leave for the cores, and how long one waits for its turn.
+
+    turn = when it was let in + place + AGES * own time
+
+The own time is what the text takes an engine, so short texts go first: a query does not wait for the documents
+of others, and the more faithful variant gives way to the cheaper. The place is what the budget leaves (`PLACES_MS`,
+rounded down): who can wait does. A turn never moves, and whoever comes later has a later one but for at most the
+longest place and `AGES` times the own time, so that none starves.
+
+It is weighted shortest job first, aged by arrival (Schrage 1968), over places that earliest deadline first would
+give. `docs/routing.md` has what other orders did.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+AGES = 20.0
+PLACES_MS = (0.0, 50.0, 100.0, 250.0, 500.0, 1000.0)
+BEST_CASE = 0.9  # of what the profile says that a text takes: faster it never is
+
+
+def place_of(left_ms: float) -> int:
+    """The last place in `PLACES_MS` that so much time allows."""
+    return max(bisect_right(PLACES_MS, left_ms) - 1, 0)
+
+
+def turn_s(now_s: float, *, place_ms: float, work_ms: float) -> float:
+    """When it is the turn of a text that takes `work_ms` and was let in now."""
+    return now_s + (place_ms + AGES * work_ms) / 1000
+
+
+def can_make_it(left_ms: float, *, alone_ms: float) -> bool:
+    """Whether a text that takes `alone_ms` by its profile may still be in time. Others need the cores that it does not."""
+    return BEST_CASE * alone_ms < left_ms
+
+
+class Line:
+    """What waits for a number of cores, or for the streams of one variant, by turn; and what they run."""
+
+    __slots__ = ("_ends_s", "_turns_s", "_works_ms")
+
+    def __init__(self) -> None:
+        self._turns_s: list[float] = []
+        self._works_ms: list[float] = []
+        self._ends_s: dict[object, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._turns_s)
+
+    def add(self, turn_s: float, work_ms: float) -> None:
+        """A text waits from now on."""
+        at = bisect_right(self._turns_s, turn_s)
+        self._turns_s.insert(at, turn_s)
+        self._works_ms.insert(at, work_ms)
+
+    def remove(self, turn_s: float, work_ms: float) -> None:
+        """One that was added waits no longer."""
+        at = bisect_left(self._turns_s, turn_s)
+        while self._works_ms[at] != work_ms:
+            at += 1
+        del self._turns_s[at], self._works_ms[at]
+
+    def begin(self, batch: object, end_s: float) -> None:
+        """A batch runs, and is expected back then."""
+        self._ends_s[batch] = end_s
+
+    def end(self, batch: object) -> None:
+        """It is back."""
+        del self._ends_s[batch]
+
+    def last_end_s(self, now_s: float) -> float:
+        """When the last of the running batches is expected back."""
+        return max(self._ends_s.values(), default=now_s)
+
+    def wait_ms(
+        self, turn_s: float, *, now_s: float, width: int, pace: float, more_ms: float = 0.0
+    ) -> float:
+        """How long a text with this turn would wait if none came meanwhile.
+
+        Args:
+            turn_s: of the text.
+            now_s: when.
+            width: batches that run side by side.
+            pace: how many times longer they take than their profiles say.
+            more_ms: work ahead of it that is not in this line.
+        """
+        turns_s, ends_s = self._turns_s, self._ends_s
+        if turns_s and turns_s[0] <= turn_s:
+            more_ms += sum(self._works_ms[: bisect_right(turns_s, turn_s)])
+        if not more_ms and len(ends_s) < width:
+            return 0.0
+        # A batch that should be done by now will take as long again as it is late.
+        lefts_ms = [abs(end_s - now_s) * 1000 for end_s in ends_s.values()]
+        if not more_ms:
+            return min(lefts_ms)
+        return (pace * more_ms + sum(lefts_ms)) / width
