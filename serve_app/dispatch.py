@@ -18,8 +18,10 @@ import asyncio
 import math
 import time
 from bisect import insort
+from contextlib import ExitStack
+from functools import partial
 from operator import attrgetter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -49,6 +51,13 @@ class Transport(Protocol):
 
 
 _turn_s = attrgetter("turn_s")
+
+
+class Counted(NamedTuple):
+    """A call as the brain knows it: how many batches ran with it when it left, and what gives it back."""
+
+    busy: int
+    held: ExitStack
 
 
 class Pump:
@@ -161,7 +170,7 @@ class Lane:
         queue = self._queue
         while queue and not self._is_worth_it(queue[0], now_s):
             queue.pop(0)
-        return bool(queue) and self._brain.may_leave(self._variant, len(self._calls), now_s=now_s)
+        return bool(queue) and self._brain.may_leave(self._variant, now_s=now_s)
 
     def next_turn_s(self) -> float:
         """The first in line; one waits at least."""
@@ -170,7 +179,7 @@ class Lane:
     def send_next(self, now_s: float) -> None:
         """One call."""
         if parts := self._take(now_s):
-            self._launch(parts)
+            self._launch(parts, now_s)
 
     def _is_worth_it(self, part: Part, now_s: float) -> bool:
         """Whether it shall be sent; what cannot make it any more waits for nothing but its deadline."""
@@ -203,49 +212,56 @@ class Lane:
             part.waiting.leave()
         return parts
 
-    def _launch(self, parts: list[Part]) -> None:
-        task = asyncio.create_task(self._send(parts))
+    def _launch(self, parts: list[Part], now_s: float) -> None:
+        """Send parts; the call counts at once, as the next lane to send must know."""
+        counted = self._count(parts, now_s)
+        task = asyncio.create_task(self._send(parts, counted))
         flight = Flight(parts, task)
         for part in parts:
             part.flight = flight
         self._calls.add(task)
-        task.add_done_callback(self._landed)
+        task.add_done_callback(partial(self._landed, counted))
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
+    def _landed(self, counted: Counted, task: asyncio.Task[None]) -> None:
+        counted.held.close()  # where the task was cancelled before it began
         self._calls.discard(task)
         self._pump()
 
-    async def _send(self, parts: list[Part]) -> None:
+    def _count(self, parts: list[Part], now_s: float) -> Counted:
+        busy, held = self._brain.busy_with(self._variant, now_s=now_s), ExitStack()
+        held.enter_context(self.load.call(sum(part.tokens for part in parts), now_s=now_s))
+        return Counted(busy, held)
+
+    async def _send(self, parts: list[Part], counted: Counted) -> None:
         """One call, once more if its replica dies; each part gets its rows or the error."""
         try:
             try:
-                await self._carry(parts)
+                await self._carry(parts, counted)
             except ReplicaDied:
                 self.load.lost()
                 now_s = time.monotonic()
                 again = [part for part in parts if part.claim(now_s)]
                 if again:
-                    await self._carry(again)
+                    await self._carry(again, self._count(again, now_s))
         except asyncio.CancelledError:
             fail_all(parts, ReplicaDied("the call was cancelled"))
             raise
         except Exception as error:  # every waiting request must hear of it
             fail_all(parts, error)
 
-    async def _carry(self, parts: list[Part]) -> None:
+    async def _carry(self, parts: list[Part], counted: Counted) -> None:
         """One call to a replica and back, and what its reply tells."""
-        sent_s = time.monotonic()
-        left_ms: list[float] = []
-        for part in parts:
-            left_ms += [(part.deadline_s - sent_s) * 1000] * len(part.texts)
-        call = Call.of([ids for part in parts for ids in part.texts], left_ms)
-        busy = self._brain.busy_with(self._variant, now_s=sent_s)
-        with self.load.call(sum(part.tokens for part in parts), now_s=sent_s):
+        with counted.held:
+            sent_s = time.monotonic()
+            left_ms: list[float] = []
+            for part in parts:
+                left_ms += [(part.deadline_s - sent_s) * 1000] * len(part.texts)
+            call = Call.of([ids for part in parts for ids in part.texts], left_ms)
             reply = await self._transport(call)
         rows = np.frombuffer(reply.vectors, dtype=np.float32).reshape(call.count, self._dims)
         now_s = time.monotonic()
         hop_ms = (now_s - sent_s) * 1000 - reply.queue_ms - reply.inference_ms
-        self._brain.saw(self._variant, reply.state, busy=busy, hop_ms=hop_ms, now_s=now_s)
+        self._brain.saw(self._variant, reply.state, busy=counted.busy, hop_ms=hop_ms, now_s=now_s)
         hand_out(parts, rows, reply, sent_s=sent_s)
 
 

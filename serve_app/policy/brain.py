@@ -118,30 +118,34 @@ class Brain:
         self.gate.saw(hint.budget_ms, now_s=now_s)
         asked, terms = self._asked(hint, client)
         left_ms = time_left_ms(asked, terms, elapsed_ms=elapsed_ms)
-        self._begin(
-            tokens, texts, left_ms, now_s, remember=True, bounded=asked.budget_ms is not None
-        )
-        floor = fidelity_floor(asked, self._best)
-        ranked = self._ranked
+        self._begin(tokens, texts, left_ms, now_s, bounded=asked.budget_ms is not None)
+        decision = self._decide(asked, terms, left_ms, now_s=now_s)
+        for pool, cheapest in self._pools:
+            pool.asked(cheapest.load.work_ms(tokens, texts=texts), now_s=now_s)
+        return decision
+
+    def _decide(self, asked: Hint, terms: Terms, left_ms: float, *, now_s: float) -> Decision:
+        """Filter, score, pick; a refusal is told to the brownout."""
+        floor, ranked = fidelity_floor(asked, self._best), self._ranked
         row, reason, at_risk = choose(asked, ranked, left_ms, floor, terms, self._scale)
-        if row is None:
-            record = Looked(asked, self._rows, left_ms, floor, None, asked=(tokens, texts))
-            decision = refuse(asked, ranked, left_ms, floor, terms, record)
-            if decision.retry_after_s is not None:
-                self.brownout.tell(missed=True, now_s=now_s)
-                decision.retry_after_s *= 1 + RETRY_JITTER * self._draw()
-                if self.brownout.misses(now_s=now_s) > CROWDED:
-                    in_turn_s = self._returns.next_s(now_s=now_s)
-                    decision.retry_after_s = max(decision.retry_after_s, in_turn_s)
-            return decision
-        chosen = row.candidate()
-        return Decision(
-            chosen=chosen,
-            reason=reason,
-            at_risk=at_risk,
-            budget_ms=asked.budget_ms,
-            grounds=Looked(asked, self._rows, left_ms, floor, chosen, asked=(tokens, texts)),
-        )
+        chosen = None if row is None else row.candidate()
+        record = Looked(asked, self._rows, left_ms, floor, chosen, self._moment)
+        if chosen is not None:
+            return Decision(
+                chosen=chosen,
+                reason=reason,
+                at_risk=at_risk,
+                budget_ms=asked.budget_ms,
+                grounds=record,
+            )
+        decision = refuse(asked, ranked, left_ms, floor, terms, record)
+        if decision.retry_after_s is not None:
+            self.brownout.tell(missed=True, now_s=now_s)
+            decision.retry_after_s *= 1 + RETRY_JITTER * self._draw()
+            if self.brownout.misses(now_s=now_s) > CROWDED:
+                in_turn_s = self._returns.next_s(now_s=now_s)
+                decision.retry_after_s = max(decision.retry_after_s, in_turn_s)
+        return decision
 
     def turns_away(self, *, now_s: float) -> float | None:
         """Whether a request at the router's door is refused unread; see `gate.py`.
@@ -205,18 +209,11 @@ class Brain:
         Without a budget, of which `left_ms` are left, it waits behind all who have one.
         """
         bounded = left_ms is not None
-        self._begin(tokens, texts, left_ms or 0.0, now_s, remember=False, bounded=bounded)
+        self._begin(tokens, texts, left_ms or 0.0, now_s, bounded=bounded)
         return [row.candidate() for row in self._rows]
 
     def _begin(
-        self,
-        tokens: int,
-        texts: int,
-        left_ms: float,
-        now_s: float,
-        *,
-        remember: bool,
-        bounded: bool,
+        self, tokens: int, texts: int, left_ms: float, now_s: float, *, bounded: bool
     ) -> None:
         """What all variants share in what follows."""
         moment = self._moment
@@ -225,9 +222,7 @@ class Brain:
         moment.left_ms = left_ms if bounded else inf
         moment.place = place_of(moment.left_ms)
         moment.now_s, moment.lag_ms = now_s, LEGS * self.lag_ms
-        for pool, cheapest in self._pools:
-            if remember:
-                pool.asked(cheapest.load.work_ms(tokens, texts=texts), now_s=now_s)
+        for pool, _ in self._pools:
             rent = pool.rent(now_s)
             for row in self._rows:
                 if row.pool is pool:
@@ -273,13 +268,14 @@ class Brain:
         load.count(now_s)
         return load.pool.busy + (load.calls < load.places)
 
-    def may_leave(self, variant: str, calls: int, *, now_s: float) -> bool:
-        """Whether one more call may go to this variant's replicas, of which `calls` have left or are about to."""
+    def may_leave(self, variant: str, *, now_s: float) -> bool:
+        """Whether one more call may go to this variant's replicas."""
         load = self._variants[variant].load
-        replicas, places, pool = load.count(now_s), load.places, load.pool
-        busy = pool.busy - min(load.calls, places) + min(calls, places)
+        replicas, pool = load.count(now_s), load.pool
         cores = pool.cores if pool.is_shared else inf
-        return may_leave(calls, replicas=replicas, streams=load.streams, busy=busy, cores=cores)
+        return may_leave(
+            load.calls, replicas=replicas, streams=load.streams, busy=pool.busy, cores=cores
+        )
 
     def saw(
         self, variant: str, state: ReplicaState, *, busy: int, hop_ms: float, now_s: float

@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple, Protocol
 from serve_app.policy.forecast import Forecast
 from serve_app.policy.hint import Hint
 
+FIDELITY_TIE = 0.001  # within it variants are worth the same
+
 
 class Row(Protocol):
     """A deployed variant in a choice; its forecast may be made when it is asked for."""
@@ -208,7 +210,7 @@ def _less_than(chosen: Candidate | None, c: Candidate | Passed) -> str:
     """What the pick had against one that would be in time."""
     if chosen is None:
         return "not asked for"
-    if c.fidelity > chosen.fidelity and c.price > chosen.price:
+    if c.fidelity > chosen.fidelity + FIDELITY_TIE and c.price > chosen.price:
         return (
             f"its work would delay others more than its fidelity is worth: price {c.price:.2f} "
             f"against {chosen.price:.2f}"

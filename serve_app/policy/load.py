@@ -220,7 +220,8 @@ class VariantLoad:
         places = count * self.streams
         self.pool.busy += min(self.calls, places) - min(self.calls, self.places)
         self._counted, self.places = count, places
-        self.pool.heard(self._variant, {state.host for _, state in self._seen.values()})
+        hosts = {state.host for _, state in self._seen.values()}
+        self.pool.heard(self._variant, hosts, places=places)
 
     def starts_at_once(self, now_s: float) -> bool:
         """Whether a text that is sent now runs now."""

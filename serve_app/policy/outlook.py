@@ -173,15 +173,14 @@ class Looked:
         left_ms: float,
         floor: float,
         chosen: Candidate | None,
-        *,
-        asked: tuple[int, int],
+        moment: Moment,
     ) -> None:
         self._hint = hint
         self._rows = rows
         self._left_ms = left_ms
         self._floor = floor
         self._chosen = chosen
-        self._asked = asked  # tokens and texts
+        self._asked = moment.tokens, moment.texts
         if chosen is None:  # then all are told of
             for row in rows:
                 row.told()

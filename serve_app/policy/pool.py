@@ -53,7 +53,7 @@ class Pool:
         self.width = max(1, math.ceil(cores))
         self.busy = 0  # batches that its engines run, as far as the router knows
         self.line = Line()
-        self.contention = Contention(cores=cores)
+        self.contention = Contention(cores=cores if is_shared else math.inf)
         self._asked_ms = 0.0
         self._asked_s = 0.0
         self._hosts: dict[str, Collection[str]] = {}
@@ -63,11 +63,11 @@ class Pool:
         """Whether cores are idle."""
         return self.busy < self.cores or not self.is_shared
 
-    def heard(self, variant: str, hosts: Collection[str]) -> None:
-        """On which hosts a variant's replicas are, which are taken to be alike."""
+    def heard(self, variant: str, hosts: Collection[str], *, places: int) -> None:
+        """On which hosts a variant's replicas are, which are taken to be alike; and how many batches they run."""
         self._hosts[variant] = hosts
         count = max(1, len(set().union(*self._hosts.values())))
-        self.cores = count * self._of_a_host
+        self.cores = count * self._of_a_host if self.is_shared else places
         self.width = max(1, math.ceil(self.cores))
 
     def asked(self, work_ms: float, *, now_s: float) -> None:

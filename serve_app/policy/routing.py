@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from serve_app.policy.decision import (
+    FIDELITY_TIE,
     Candidate,
     Decision,
     Grounds,
@@ -35,6 +36,7 @@ from serve_app.policy.hint import Hint
 from serve_app.policy.refusal import LEAST_RETRY_S, refuse
 
 __all__ = [
+    "FIDELITY_TIE",
     "LEAST_RETRY_S",
     "Candidate",
     "Decision",
@@ -45,7 +47,6 @@ __all__ = [
     "decide",
 ]
 
-FIDELITY_TIE = 0.001
 PINNED_REASON = "pinned by the request"
 BUDGET_REASON = "highest fidelity whose p95 forecast fits the budget"
 RENT_REASON = "fits the budget, and a more faithful one would delay others more than it is worth"

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from serve_app.policy.brain import Brain
 from serve_app.policy.hint import Hint
 from serve_app.policy.load import ReplicaState
+from serve_app.policy.turns import PLACES_MS
 from tests.policy.brains import FIDELITIES, NOW_S, ask, brain_of_four, queue
 
 LOOKS_EVERY_S = 0.1
@@ -25,6 +26,7 @@ class State:
         calls: int = 1,
         streams: int = 1,
         cores: float = 2,
+        waiting: int = 0,
         stands_s: float = 0.0,
     ) -> None:
         self.queued = queued
@@ -34,7 +36,8 @@ class State:
         self.calls = calls  # that carry what is queued at each variant
         self.streams = streams
         self.cores = cores
-        self.stands_s = stands_s  # for so long, which gives queues prices
+        self.waiting = waiting  # texts in line at each of those, one in each of the first places
+        self.stands_s = stands_s  # for so long requests come, which gives the cores their rent
 
     def enter(self, stack: ExitStack) -> Brain:
         brain = brain_of_four(streams=self.streams, cores=self.cores)
@@ -45,6 +48,8 @@ class State:
                 queue(stack, brain, variant, tokens)
                 for _ in range(1, self.calls):
                     stack.enter_context(brain.load(variant).call(0, now_s=NOW_S))
+                for place_ms in PLACES_MS[: self.waiting]:
+                    brain.load(variant).wait_in_line(tokens // 4, place_ms=place_ms, now_s=NOW_S)
             for _ in range(20 * self.lates[i]):
                 decision = brain.judge(
                     Hint(variant=variant), tokens=20, elapsed_ms=0, client="a", now_s=NOW_S
@@ -52,7 +57,7 @@ class State:
                 if decision.chosen is not None:
                     brain.late(decision, elapsed_ms=1e5, now_s=NOW_S)
         for step in range(round(self.stands_s / LOOKS_EVERY_S)):
-            ask(brain, Hint(budget_ms=1e6), tokens=1, now_s=self.now_s(step))
+            ask(brain, Hint(budget_ms=1e6), tokens=100, now_s=self.now_s(step))
         brain.brownout.level = self.level
         return brain
 
@@ -78,5 +83,6 @@ CROWDED = st.builds(
     calls=st.integers(1, 3),
     streams=st.integers(1, 3),
     cores=st.sampled_from([2, 16]),
+    waiting=st.integers(0, 6),
     stands_s=st.floats(0, 1),
 )

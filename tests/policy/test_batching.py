@@ -1,5 +1,7 @@
 """Batches of like length: bounded padding, nobody starves, nothing is lost."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -139,17 +141,17 @@ def test_a_shorter_batch_still_holds_a_few_tokens(
     ("busy", "cores", "calls"),
     [
         (0, 1, CALLS_EACH),
-        (1, 1, 1),
+        (1, 1, 0),
         (1, 2, CALLS_EACH),
-        (2, 2, 1),
-        (3, 1.8, 1),
+        (2, 2, 0),
+        (3, 1.8, 0),
         (3, 16, CALLS_EACH),
     ],
 )
 def test_a_call_waits_at_the_door_only_where_cores_are_left(
     busy: int, cores: float, calls: int
 ) -> None:
-    """Once as many engines are busy as there are cores, each replica of one stream has one call."""
+    """Once as many engines are busy as there are cores, no more calls leave."""
     for replicas in (1, 3):
         assert _most_calls(replicas, streams=1, busy=busy, cores=cores) == calls * replicas
 
@@ -164,7 +166,9 @@ def _most_calls(replicas: int, *, streams: int, busy: int, cores: float) -> int:
 @pytest.mark.parametrize(
     ("calls", "streams", "busy", "cores", "leaves"),
     [
-        pytest.param(0, 4, 9, 2, True, id="each may have one, however crowded"),
+        pytest.param(0, 4, 2, 2, False, id="all cores are busy, with whatever it be"),
+        pytest.param(0, 4, 1, 2, True, id="a core is idle"),
+        pytest.param(1, 1, 9, math.inf, True, id="a device of its own"),
         pytest.param(1, 4, 1, 2, True, id="a core is idle and a stream free"),
         pytest.param(1, 4, 2, 2, False, id="no core is idle"),
         pytest.param(3, 4, 3, 8, True, id="the last stream"),
@@ -176,7 +180,7 @@ def _most_calls(replicas: int, *, streams: int, busy: int, cores: float) -> int:
 def test_a_replica_has_as_many_calls_as_streams_while_cores_are_idle(
     calls: int, streams: int, busy: int, cores: float, *, leaves: bool
 ) -> None:
-    """And one where they are not."""
+    """And none where they are not."""
     assert may_leave(calls, replicas=1, streams=streams, busy=busy, cores=cores) is leaves
 
 
@@ -184,7 +188,7 @@ def test_a_replica_has_as_many_calls_as_streams_while_cores_are_idle(
 def test_calls_on_their_way_are_bounded(
     replicas: int, streams: int, busy: int, cores: float
 ) -> None:
-    """At least one a replica, at most as many as it runs or two, and never fewer for more streams."""
+    """None on busy cores; else as many as all replicas run, or two each; never fewer for more streams."""
     found = _most_calls(replicas, streams=streams, busy=busy, cores=cores)
-    assert replicas <= found <= replicas * max(streams, CALLS_EACH)
+    assert found == (replicas * max(streams, CALLS_EACH) if busy < cores else 0)
     assert found <= _most_calls(replicas, streams=streams + 1, busy=busy, cores=cores)

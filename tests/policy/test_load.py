@@ -14,10 +14,10 @@ from serve_app.policy.load import (
     OTHERS_FADE_S,
     RATE_WINDOW_S,
     REPLICA_FORGOTTEN_AFTER_S,
-    Engines,
     ReplicaState,
     VariantLoad,
 )
+from serve_app.policy.pool import Pool
 from tests.policy.profiles import profile_of
 
 HELD = st.lists(st.tuples(st.integers(1, 10_000), st.booleans()), min_size=1, max_size=8)
@@ -31,10 +31,11 @@ def _state(
     return ReplicaState(replica=replica, queued_tokens=queued_tokens, measured=measured)
 
 
-def _queue(load: VariantLoad, now_s: float) -> tuple[float, float, float] | None:
-    """Tokens ahead, ms that the batch in the engine has run, tokens arriving a ms; None if idle."""
-    ahead = load.ahead(now_s)
-    return None if ahead is None else (ahead, load.running_ms(now_s), load.rate(now_s))
+def _wait_ms(load: VariantLoad, now_s: float = 0.0, *, turn_s: float = 1e6) -> float | None:
+    """What a text with the last of all turns would wait; None where it starts at once."""
+    if load.starts_at_once(now_s):
+        return None
+    return load.wait_ms(turn_s, now_s=now_s, pace=1.0, grows=False)
 
 
 @pytest.fixture
@@ -96,69 +97,106 @@ def test_after_a_death_all_replicas_must_show_themselves_again(load: VariantLoad
     load.lost()
     assert load.replicas(now_s=0) == []
     assert load.count(0) == 1
-    assert _queue(load, 0) is None
+    assert _wait_ms(load) is None
 
 
-def test_an_idle_replica_means_no_queue(load: VariantLoad) -> None:
-    """A request waits only where every replica has a call; a ready variant has one at least."""
-    assert _queue(load, 0) is None
-    with load.hold(9), load.call(9, now_s=0):
-        assert _queue(load, 0) == pytest.approx((9, 0, 0))
+def test_a_free_place_means_no_queue(load: VariantLoad) -> None:
+    """A request waits only where every place has a call; a ready variant has one at least."""
+    assert _wait_ms(load) is None
+    with load.call(9, now_s=0):
+        assert _wait_ms(load) == pytest.approx(9 * 2.0)
         load.saw(_state("a"), now_s=0)
         load.saw(_state("b"), now_s=0)
-        assert _queue(load, 0) is None
-        with load.call(9, now_s=0):
-            assert _queue(load, 0) == pytest.approx((4.5, 0, 0))
+        assert _wait_ms(load) is None
+        with load.call(5, now_s=0):
+            assert _wait_ms(load) == pytest.approx(5 * 2.0)
+
+
+def test_a_call_at_the_door_begins_when_the_one_before_it_ends(load: VariantLoad) -> None:
+    """Of one stream: two calls are waited for one after the other."""
+    with load.call(9, now_s=0), load.call(5, now_s=0):
+        waiting = load.wait_in_line(4, place_ms=0, now_s=0)
+        assert _wait_ms(load) == pytest.approx(18 + (18 + 10) + 4 * 2.0)
+        waiting.leave()
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 5])
-def test_the_tokens_ahead_are_shared_by_the_replicas(load: VariantLoad, replicas: int) -> None:
-    """What is in flight, and what arrives, is divided among those that are up."""
+def test_work_ahead_is_shared_by_the_replicas(load: VariantLoad, replicas: int) -> None:
+    """What waits, and what arrives, is divided among those that are up."""
     for i in range(replicas):
         load.saw(_state(f"r{i}"), now_s=0)
     load.arrived(50, now_s=0)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(load.hold(300))
         for _ in range(replicas):
             stack.enter_context(load.call(10, now_s=0))
-        assert _queue(load, 0) == pytest.approx(
-            (300 / replicas, 0, 50 / RATE_WINDOW_S / 1000 / replicas)
-        )
+        for _ in range(6):
+            load.wait_in_line(50, place_ms=0, now_s=0)
+        assert _wait_ms(load) == pytest.approx(20 + 6 * 50 * 2.0 / replicas)
+        assert load.rate(0) == pytest.approx(50 / RATE_WINDOW_S / 1000 / replicas)
+
+
+def test_those_with_a_later_turn_are_not_waited_for(load: VariantLoad) -> None:
+    """Work counts from its turn on, in the variant's own line and in its pool's; who left counts no more."""
+    pool = Pool(cores=1.0)
+    load, other = VariantLoad(PROMISED, pool, variant="a"), VariantLoad(PROMISED, pool, variant="b")
+    with load.call(10, now_s=0):
+        first = other.wait_in_line(30, place_ms=0, now_s=0)
+        last = other.wait_in_line(30, place_ms=1000, now_s=0)
+        between_s = (first.turn_s + last.turn_s) / 2
+        for one in (load, other):
+            assert _wait_ms(one, turn_s=between_s) == pytest.approx(20 + 60)
+            assert _wait_ms(one) == pytest.approx(20 + 120)
+        last.leave()
+        last.leave()
+        assert _wait_ms(load) == pytest.approx(20 + 60)
+        first.leave()
+        assert _wait_ms(load) == pytest.approx(20)
+    assert len(pool.line) == len(load.line) == len(other.line) == 0
+
+
+def test_a_variant_with_fewer_streams_than_cores_waits_for_its_own(load: VariantLoad) -> None:
+    """Idle cores do not help it while its one stream is busy."""
+    pool = Pool(cores=4.0)
+    load = VariantLoad(PROMISED, pool, streams=1)
+    wide = VariantLoad(PROMISED, pool, variant="b", streams=4)
+    with load.call(10, now_s=0):
+        load.wait_in_line(30, place_ms=0, now_s=0)
+        assert _wait_ms(load) == pytest.approx(20 + 60)
+        assert wide.starts_at_once(0)
+
+
+def test_with_those_who_come_meanwhile_a_wait_grows_by_the_load(load: VariantLoad) -> None:
+    """As much as is asked of all cores, up to twice."""
+    pool = Pool(cores=1.0)
+    load = VariantLoad(PROMISED, pool)
+    with load.call(10, now_s=0):
+        for asked_ms, grown in ((0.0, 1.0), (500.0, 1.5), (9e9, 3.0)):
+            pool.asked(asked_ms, now_s=0)
+            found = load.wait_ms(1e6, now_s=0, pace=1.0, grows=True)
+            assert found == pytest.approx(20 * grown)
 
 
 def test_what_others_queued_is_seen_and_fades(load: VariantLoad) -> None:
     """A reply tells what the replica has queued beyond my own calls; with its age it is history."""
-    with load.hold(40), load.call(40, now_s=0):
+    with load.call(40, now_s=0):
         load.saw(_state("a", 100), now_s=0)
-    found = _queue(load, 0)
-    assert found is not None
-    assert found[0] == pytest.approx(60)
-    later = _queue(load, OTHERS_FADE_S)
-    assert later is not None
-    assert later[0] == pytest.approx(60 / math.e)
-    assert _queue(load, 10 * OTHERS_FADE_S) is None
+    assert load.others(0) == pytest.approx(60)
+    assert _wait_ms(load) == pytest.approx(60 * 2.0)
+    assert load.others(OTHERS_FADE_S) == pytest.approx(60 / math.e)
+    assert _wait_ms(load, 10 * OTHERS_FADE_S) is None
 
 
-def test_the_running_batch_began_with_the_call_or_the_last_reply(load: VariantLoad) -> None:
-    """The first call finds the engine free; after that each reply means that the next batch began."""
-    with load.hold(9), load.call(9, now_s=1):
-        assert _running_ms(load, 1.5) == pytest.approx(500)
-        with load.call(9, now_s=1.2):
-            assert _running_ms(load, 1.5) == pytest.approx(500)
-            load.saw(_state("a"), now_s=1.4)
-            assert _running_ms(load, 1.5) == pytest.approx(100)
-
-
-def _running_ms(load: VariantLoad, now_s: float) -> float:
-    found = _queue(load, now_s)
-    assert found is not None
-    return found[1]
+def test_a_batch_that_is_late_is_late_for_as_long_again(load: VariantLoad) -> None:
+    """Its rest shrinks to its expected end, and grows after it."""
+    with load.call(9, now_s=1):
+        for now_s, left_ms in ((1.0, 18), (1.010, 8), (1.018, 0), (1.028, 10)):
+            assert _wait_ms(load, now_s) == pytest.approx(left_ms, abs=1e-6)
 
 
 def test_busy_replicas_are_no_more_than_there_are() -> None:
     """Two calls at one stream are one batch; as replicas show themselves or die, it is counted anew."""
-    engines = Engines()
-    load, other = VariantLoad(PROMISED, engines), VariantLoad(PROMISED, engines)
+    engines = Pool(cores=8.0)
+    load, other = (VariantLoad(PROMISED, engines, variant=v) for v in "ab")
     with load.call(9, now_s=0), load.call(9, now_s=0):
         assert engines.busy == 1
         load.saw(_state("a"), now_s=0)
@@ -173,7 +211,7 @@ def test_busy_replicas_are_no_more_than_there_are() -> None:
 
 def test_a_replica_is_busy_with_as_many_batches_as_it_has_streams() -> None:
     """Each call is a batch while a place is free; those beyond wait for one."""
-    engines = Engines()
+    engines = Pool(cores=8.0)
     load = VariantLoad(PROMISED, engines, streams=2)
     with load.call(9, now_s=0):
         assert (engines.busy, load.places) == (1, 2)
@@ -188,29 +226,12 @@ def test_a_replica_is_busy_with_as_many_batches_as_it_has_streams() -> None:
     assert engines.busy == 0
 
 
-def test_a_free_place_means_no_queue_while_cores_are_idle() -> None:
+def test_a_place_is_free_only_while_cores_are_idle() -> None:
     """A second batch starts beside the first where there is room, and waits for it where there is none."""
-    load = VariantLoad(PROMISED, streams=2)
-    with load.hold(9), load.call(9, now_s=0):
-        assert load.ahead(0, room=True) is None
-        assert load.ahead(0, room=False) == 9
-        with load.hold(5), load.call(5, now_s=0):
-            assert load.ahead(0, room=True) == 7
-
-
-@pytest.mark.parametrize(("calls", "running"), [(1, 2), (2, 2), (3, 3), (4, 4), (7, 4)])
-def test_the_tokens_ahead_are_shared_by_the_batches_that_run(calls: int, running: int) -> None:
-    """Of two replicas with two streams: those that run, and a batch at least for each replica."""
-    load = VariantLoad(PROMISED, streams=2)
-    for name in "ab":
-        load.saw(_state(name), now_s=0)
-    load.saw(_state("a", queued_tokens=20), now_s=0)  # of others: no place is known to be free
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(load.hold(300))
-        for _ in range(calls):
-            stack.enter_context(load.call(0, now_s=0))
-        for room in (False, True):
-            assert load.ahead(0, room=room) == pytest.approx(320 / running)
+    for cores, waits_ms in ((2.0, None), (1.0, 18)):
+        load = VariantLoad(PROMISED, Pool(cores=cores), streams=2)
+        with load.call(9, now_s=0):
+            assert _wait_ms(load) == (waits_ms and pytest.approx(waits_ms))
 
 
 REPLICA_EVENTS = st.lists(
@@ -221,7 +242,7 @@ REPLICA_EVENTS = st.lists(
 @given(REPLICA_EVENTS, st.integers(1, 3))
 def test_busy_replicas_are_counted_through_any_events(events: list[str], streams: int) -> None:
     """Always as many as have a call each: the lesser of calls and places."""
-    engines, now_s, calls = Engines(), 0.0, []
+    engines, now_s, calls = Pool(cores=8.0), 0.0, []
     load = VariantLoad(PROMISED, engines, streams=streams)
     for event in events:
         now_s += 1
@@ -237,7 +258,7 @@ def test_busy_replicas_are_counted_through_any_events(events: list[str], streams
             load.count(now_s)
         elif event in "abc":
             load.saw(_state(event), now_s=now_s)
-        assert engines.busy == min(load.calls, streams * load.counted)
+        assert engines.busy == min(load.calls, streams * load.count(now_s))
 
 
 def test_the_first_forecast_error_counts_whole_and_later_ones_a_tenth(load: VariantLoad) -> None:

@@ -1,25 +1,14 @@
-"""What the prices of queues change in a decision."""
+"""What the rent of the cores changes in a decision."""
 
 import pytest
 
 from serve_app.policy.hint import Hint
-from serve_app.policy.routing import (
-    AN_ANSWER,
-    PRICED_REASON,
-    SHED_RETRY_S,
-    Candidate,
-    Decision,
-    Terms,
-    decide,
-)
+from serve_app.policy.routing import BUDGET_REASON, RENT_REASON, Candidate, Decision, Terms, decide
 from tests.policy.candidates import candidate
 
-QUIET = Terms(30_000.0)
-SHEDS = Terms(30_000.0, sheds=True)
 
-
-def _decide(hint: Hint, candidates: list[Candidate], *, terms: Terms = QUIET) -> Decision:
-    return decide(hint, candidates, elapsed_ms=0.0, terms=terms)
+def _decide(hint: Hint, candidates: list[Candidate], *, sheds: bool = True) -> Decision:
+    return decide(hint, candidates, elapsed_ms=0.0, terms=Terms(30_000.0, sheds=sheds))
 
 
 def _name(decision: Decision) -> str | None:
@@ -39,36 +28,31 @@ def _priced(best: float, cheap: float) -> list[Candidate]:
         pytest.param(0.9, 0.0, "fp32", id="worth 1 more in the best than in the other"),
         pytest.param(1.1, 0.0, "int8", id="the best is too dear"),
         pytest.param(1.9, 1.1, "fp32", id="both are dear, the best less beyond its worth"),
-        pytest.param(
-            AN_ANSWER + 1.1, AN_ANSWER + 0.1, None, id="worth less than its price everywhere"
-        ),
+        pytest.param(90.0, 80.0, "int8", id="nobody is refused for a price"),
     ],
 )
-def test_a_request_goes_where_its_worth_exceeds_its_price_most(
-    best: float, cheap: float, expected: str | None
+def test_a_request_goes_where_its_fidelity_exceeds_its_price_most(
+    best: float, cheap: float, expected: str
 ) -> None:
-    """An answer has a worth, its fidelity up to 1 more; a price above both everywhere refuses."""
-    decision = _decide(Hint(budget_ms=1000), _priced(best, cheap), terms=SHEDS)
+    """Fidelity is worth up to 1; the reason says whether a better one was passed over."""
+    decision = _decide(Hint(budget_ms=1000), _priced(best, cheap))
     assert _name(decision) == expected
-    if decision.chosen is None:
-        assert decision.retry_after_s == pytest.approx(SHED_RETRY_S)
-        assert "longer requests give way to shorter ones" in decision.reason
-    else:
-        assert decision.reason == PRICED_REASON
-    assert _decide(Hint(budget_ms=1000), _priced(best, cheap)).chosen is not None
+    assert decision.reason == (BUDGET_REASON if expected == "fp32" else RENT_REASON)
+    assert _name(_decide(Hint(budget_ms=1000, variant="fp32"), _priced(best, cheap))) == "fp32"
 
 
 def test_a_price_explains_who_was_not_chosen() -> None:
-    """The dear queue is kept for shorter requests, and the decision says so."""
-    (rejected,) = _decide(Hint(budget_ms=1000), _priced(1.1, 0.0), terms=SHEDS).rejected
-    assert rejected.reason == "its queue is kept for shorter requests"
+    """The more faithful one would be in time, and the decision says why it is not taken."""
+    (rejected,) = _decide(Hint(budget_ms=1000), _priced(1.1, 0.0)).rejected
+    assert "would delay others more than its fidelity is worth" in rejected.reason
+    assert "1.10 against 0.00" in rejected.reason
 
 
-@pytest.mark.parametrize("price", [AN_ANSWER, AN_ANSWER + 0.01])
-def test_what_may_come_too_late_may_not_be_dear(price: float) -> None:
-    """At risk a price up to an answer's worth is let in; a pin or a policy that does not shed is, always."""
-    dear = [candidate("int8", 0.985, 1, service_ms=10, price=price)]
-    admitted = price <= AN_ANSWER
-    assert (_decide(Hint(budget_ms=11), dear, terms=SHEDS).chosen is not None) == admitted
-    assert _name(_decide(Hint(budget_ms=11, variant="int8"), dear, terms=SHEDS)) == "int8"
-    assert _name(_decide(Hint(budget_ms=11), dear)) == "int8"
+def test_where_nothing_is_shed_even_what_will_be_late_is_let_in() -> None:
+    """The ablation: the one that comes soonest takes it, at risk, and the reason says so."""
+    asked = Hint(budget_ms=5)
+    assert _decide(asked, _priced(0.0, 0.0)).chosen is None
+    let_in = _decide(asked, _priced(0.0, 0.0), sheds=False)
+    assert _name(let_in) == "int8"
+    assert let_in.at_risk
+    assert "does not fit either" in let_in.reason
