@@ -53,7 +53,7 @@ class Candidate(NamedTuple):
     cost: float  # milliseconds per token in a full batch
     forecast: Forecast
     cold: bool = False  # no replica is up: it cannot be chosen, only wished for
-    price: float = 0.0  # of the request's work here, in normalised fidelity; see `pool.py`
+    price: float = 0.0  # of a text's work here, in normalised fidelity; see `pool.py`
 
     @property
     def wait_ms(self) -> float:

@@ -86,9 +86,9 @@ class Outlook:
 
     @property
     def price(self) -> float:
-        """Rent for the request's work."""
+        """Rent for the work of one of the request's texts, the mean of them."""
         moment = self._moment
-        return self.rent * self.load.work_ms(moment.tokens, texts=moment.texts)
+        return self.rent * self.load.work_ms(moment.tokens, texts=moment.texts) / moment.texts
 
     @property
     def wait_ms(self) -> float:
@@ -208,7 +208,7 @@ class Looked:
 
     def _price(self, row: Outlook, rent: float) -> float:
         tokens, texts = self._asked
-        return rent * row.load.work_ms(tokens, texts=texts)
+        return rent * row.load.work_ms(tokens, texts=texts) / texts
 
 
 def _candidate(row: Outlook, told: Told, price: float) -> Candidate:

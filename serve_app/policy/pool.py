@@ -4,10 +4,10 @@ A pool knows what its engines run and what waits for them, how much they slow ea
 worth to others. That is its rent: a request that takes a more faithful variant than the cheapest delays all that
 come while the cores are busy, the more of them the more are asked for,
 
-    rent  = RENT * min(load, MOST_LOAD)        normalised fidelity a core-millisecond
+    rent  = RENT * min(load, MOST_LOAD)        normalised fidelity a core-millisecond; 0 while nothing runs
     load  = work asked for, at its cheapest / cores, over the last second or so
 
-and goes where its fidelity exceeds the rent of its work most. In quiet times that is the best variant for
+and goes where its fidelity exceeds the rent of a text's work most. In quiet times that is the best variant for
 all; the busier the cores, the shorter must a text be for it.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Collection
 from serve_app.policy.contention import Contention
 from serve_app.policy.turns import Line
 
-RENT = 0.4
+RENT = 0.5
 MOST_LOAD = 2.0
 ASKED_OVER_S = 1.0
 
@@ -82,5 +82,5 @@ class Pool:
         return self._asked_ms * fade / (1000 * ASKED_OVER_S * self.cores)
 
     def rent(self, now_s: float) -> float:
-        """Of a core-millisecond, now."""
-        return RENT * min(self.load(now_s), MOST_LOAD)
+        """Of a core-millisecond, now. Where nothing runs, nobody is delayed."""
+        return RENT * min(self.load(now_s), MOST_LOAD) if self.busy else 0.0

@@ -218,7 +218,7 @@ def test_what_a_call_costs_on_top_is_learned(
 
 def _hop_ms(lane: Lane) -> float:
     """What the brain takes a call to cost on top while one engine is busy."""
-    return lane._brain._contention.at(1)[1]
+    return lane.load.pool.contention.at(1)[1]
 
 
 def test_tokens_are_in_flight_until_the_answer(lane: Lane, transport: HeldTransport) -> None:

@@ -38,7 +38,7 @@ def _warm(fleet: Fleet) -> Fleet:
 def _engine_ms(fleet: Fleet, variant: str) -> float:
     """The forecast service of a variant without the hop, which is this machine's."""
     (found,) = (c for c in candidates(fleet) if c.variant == variant)
-    return found.forecast.service_ms - fleet.brain._contention.at(1)[1]
+    return found.forecast.service_ms - fleet.brain.load(variant).pool.contention.at(1)[1]
 
 
 def _decide(fleet: Fleet, hint: Hint) -> str | None:

@@ -7,7 +7,7 @@ import pytest
 from serve_app.policy.brownout import FEWEST
 from serve_app.policy.hint import Hint, Quality
 from serve_app.policy.returns import LEAST_RETRY_S
-from serve_app.policy.routing import BUDGET_REASON, RENT_REASON
+from serve_app.policy.routing import BUDGET_REASON, RENT_REASON, Decision
 from tests.policy.brains import (
     FIDELITIES,
     NOW_S,
@@ -81,26 +81,24 @@ def test_under_brownout_the_large_client_is_refused_first() -> None:
 
 
 def test_the_busier_the_cores_the_shorter_must_a_text_be_for_the_best_variant() -> None:
-    """Nobody is refused for it, and a pin is kept; in quiet all have the best."""
+    """Nobody is refused for it, and a pin is kept; in quiet, and while nothing runs, all have the best."""
     brain, now_s = brain_of_four(), NOW_S
-    for tokens in (10, 500):
-        assert name_of(ask(brain, Hint(budget_ms=5000), tokens=tokens)) == "bf16"
+
+    def long_text(**hint: str) -> Decision:
+        return ask(brain, Hint(budget_ms=5000, **hint), tokens=500, now_s=now_s)
+
+    assert name_of(long_text()) == "bf16"
     for _ in range(100):
         now_s += 0.01
         ask(brain, Hint(budget_ms=5000), tokens=200, now_s=now_s)
-    short, long, pinned = (
-        ask(brain, hint, tokens=tokens, now_s=now_s)
-        for hint, tokens in (
-            (Hint(budget_ms=5000), 2),
-            (Hint(budget_ms=5000), 500),
-            (Hint(budget_ms=5000, variant="fp32"), 500),
-        )
-    )
-    assert [name_of(d) for d in (short, long, pinned)] == ["bf16", "int4", "fp32"]
-    assert short.reason == BUDGET_REASON
-    assert long.reason == RENT_REASON
-    later = ask(brain, Hint(budget_ms=5000), tokens=500, now_s=now_s + 10)
-    assert name_of(later) == "bf16"
+    assert name_of(long_text()) == "bf16"
+    with brain.load("int4").call(100, now_s=now_s):
+        assert (name_of(long_text()), long_text().reason) == ("int4", RENT_REASON)
+        short = ask(brain, Hint(budget_ms=5000), tokens=2, now_s=now_s)
+        assert (name_of(short), short.reason) == ("bf16", BUDGET_REASON)
+        assert name_of(long_text(variant="fp32")) == "fp32"
+        now_s += 10
+        assert name_of(long_text()) == "bf16"
 
 
 def test_in_an_overload_the_refused_come_back_in_turn() -> None:

@@ -9,8 +9,9 @@ from serve_app.policy.pool import ASKED_OVER_S, MOST_LOAD, RENT, Pool
 
 @pytest.mark.parametrize(("per_s", "load"), [(50, 0.5), (100, 1.0), (1000, 10.0)])
 def test_the_rent_follows_what_is_asked_for(per_s: int, load: float) -> None:
-    """Work of 20 ms so often a second on two cores: its share of them, and the rent up to a limit."""
+    """Work of 20 ms so often a second on two cores: its share of them, and the rent up to a limit; idle cores are free."""
     pool = Pool(cores=2.0)
+    pool.busy = 1
     assert pool.rent(0.0) == 0
     steps = int(10 * ASKED_OVER_S * per_s)
     for step in range(steps):
@@ -19,6 +20,8 @@ def test_the_rent_follows_what_is_asked_for(per_s: int, load: float) -> None:
     assert pool.load(now_s) == pytest.approx(load, rel=0.05)
     assert pool.rent(now_s) == pytest.approx(RENT * min(load, MOST_LOAD), rel=0.05)
     assert pool.rent(now_s + 20 * ASKED_OVER_S) < 1e-6
+    pool.busy = 0
+    assert pool.rent(now_s) == 0
 
 
 def test_hosts_bring_their_cores() -> None:
