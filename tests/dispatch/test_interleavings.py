@@ -88,6 +88,7 @@ class Story:
     async def check(self) -> None:
         load = self.fleet.brain.load("fake-int8")
         assert (load.inflight_tokens, load.calls, load._called_tokens) == (0, 0, 0)
+        assert (len(load.line), len(load.pool.line), load.pool.busy) == (0, 0, 0)
         lane = self.fleet.lanes["fake-int8"]
         assert (len(lane._queue), len(lane._calls)) == (0, 0)
         for lengths, task in self.requests:

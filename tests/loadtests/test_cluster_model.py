@@ -114,22 +114,45 @@ def test_two_streams_sustain_twice_as_much_on_two_cores(cores: float, times: flo
         sustained(Machine(cores=cores, streams=n, variants=(facts(),)), "only", pools, run_s=10.0)
         for n in (1, 2)
     )
-    assert two / one == pytest.approx(times, rel=0.1)
+    assert two / one == pytest.approx(times, rel=0.2)
 
 
-def test_two_engines_on_one_core_take_twice_as_long() -> None:
-    """Variants that share a host slow each other."""
-    machine = Machine(cores=1, variants=(facts("even"), facts("odd")))
+@pytest.mark.parametrize(
+    ("cores", "took_ms"), [(1.0, [7.0, 14.0]), (1.5, [28 / 3] * 2), (2.0, [7.0] * 2)]
+)
+def test_engines_share_the_cores(cores: float, took_ms: list[float]) -> None:
+    """Variants that share a host slow each other; and no more batches run than there are cores, rounded up."""
+    variants = facts("even"), facts("odd")
 
     class Alternate(Only):
         def decide(self, request: SimRequest, _view: View, *, now_s: float) -> str | None:
             del now_s
             return ("even", "odd")[request.number % 2]
 
+    machine = Machine(cores=cores, variants=variants)
     fate = Cluster(machine, lambda _machine, _rng: Alternate(""), seed=0).run(
         [request(0, 0.0), request(1, 0.0)]
     )
-    assert fate.latencies_ms == pytest.approx([14.0, 14.0])
+    assert fate.latencies_ms == pytest.approx(took_ms)
+
+
+def test_what_cannot_be_in_time_leaves_the_cores_to_others() -> None:
+    """A text that takes 52 ms is not computed for a budget of 10."""
+    computed: list[int] = []
+    machine = Machine(cores=8, variants=(facts(per_token_ms=1.0),))
+    cluster = Cluster(machine, _always, seed=0, computed=lambda r: computed.append(r.number))
+    fate = cluster.run([request(0, 0.0, budget_ms=10), request(1, 0.0)])
+    assert list(fate.outcomes) == [Outcome.LATE, Outcome.ON_TIME]
+    assert computed == [1]
+
+
+def test_short_texts_go_first() -> None:
+    """Of those that wait for the only core, whichever came first."""
+    machine = Machine(cores=1, variants=(facts(per_token_ms=1.0, batch_tokens=20),))
+    fate = Cluster(machine, _always, seed=0).run(
+        [request(0, 0.0), request(1, 0.001), request(2, 0.002, tokens=10)]
+    )
+    assert fate.latencies_ms == pytest.approx([52.0, 52 + 12 + 52 - 1, 52 + 12 - 2])
 
 
 def test_a_deadline_drops_what_has_not_started() -> None:
@@ -148,7 +171,7 @@ def test_a_call_that_nobody_waits_for_frees_its_place() -> None:
     computed: list[int] = []
     cluster = Cluster(machine, _always, seed=0, computed=lambda r: computed.append(r.number))
     fate = cluster.run(
-        [request(0, 0.0, budget_ms=10), request(1, 0.0, budget_ms=10), request(2, 0.0)]
+        [request(0, 0.0, budget_ms=50), request(1, 0.0, budget_ms=50), request(2, 0.0)]
     )
     assert list(fate.outcomes) == [Outcome.LATE, Outcome.LATE, Outcome.ON_TIME]
     assert computed == [0, 2]
@@ -272,12 +295,12 @@ def test_a_cold_variant_is_not_chosen_before_it_is_up() -> None:
 
 
 def test_a_second_replica_takes_part_of_the_load() -> None:
-    """What one alone cannot carry, two can."""
+    """Of what one alone cannot carry, two lose less than half."""
     machine = Machine(cores=8, variants=(facts(),))
-    requests = requests_at(steady(250.0, 5.0, 0), assumed_pools(), seed=0)
-    attained = []
+    requests = requests_at(steady(500.0, 5.0, 0), assumed_pools(), seed=0)
+    missed = []
     for starts in ((0.0,), (0.0, 0.0)):
         setup = Setup(replicas={"only": starts})
         fate = Cluster(machine, _always, seed=0, setup=setup).run(requests)
-        attained.append(sum(o == Outcome.ON_TIME for o in fate.outcomes) / len(requests))
-    assert attained[1] > attained[0] + 0.3
+        missed.append(sum(o != Outcome.ON_TIME for o in fate.outcomes) / len(requests))
+    assert missed[1] < missed[0] / 2
