@@ -224,39 +224,48 @@ class VariantLoad:
         self.pool.heard(self._variant, hosts, places=places)
 
     def starts_at_once(self, now_s: float) -> bool:
-        """Whether a text that is sent now runs now."""
-        return self.calls < self.places and self.pool.has_room and self.others(now_s) < 1
+        """Whether a text that is sent now runs now. What waits while cores are idle waits for a place of its own."""
+        pool = self.pool
+        return (
+            self.calls < self.places
+            and (pool.busy < pool.cores or not pool.is_shared)
+            and self.others(now_s) < 1
+        )
 
     def others(self, now_s: float) -> float:
         """Tokens that other routers have queued here."""
         if now_s > self._forgets_s:
             self.forget(now_s)
-        others = self._others_tokens
-        return others * math.exp((self._seen_s - now_s) / OTHERS_FADE_S) if others else 0.0
+        if not self._others_tokens:
+            return 0.0
+        return self._others_tokens * math.exp((self._seen_s - now_s) / OTHERS_FADE_S)
 
     def wait_ms(self, turn_s: float, *, now_s: float, pace: float, grows: bool) -> float:
         """How long a text with this turn would wait.
 
         Args:
-            turn_s: of the text.
+            turn_s: of the text; inf for the last of all.
             now_s: when.
             pace: how many times longer batches take than their profiles say.
             grows: whether to reckon with those who come meanwhile and have an earlier turn.
         """
-        pool, places, wait_ms, load = self.pool, self.places, 0.0, 0.0
-        others_ms = self.others(now_s) * self.fit[1]
-        if grows:
-            load = pool.load(now_s)
-        if pool.is_shared:
-            wait_ms = pool.line.wait_ms(
-                turn_s, now_s=now_s, width=pool.width, pace=pace, more_ms=others_ms
-            )
-            wait_ms *= 1 + min(load, MOST_LOAD)
-            if places >= pool.width:
+        pool, places, wait_ms = self.pool, self.places, 0.0
+        others_ms = self.others(now_s) * self.fit[1] if self._others_tokens else 0.0
+        load = pool.load(now_s) if grows else 0.0
+        if pool.is_shared and (pool.busy >= pool.cores or self.calls < self.places):
+            line, width = pool.line, pool.width
+            ahead_ms = (line.work_ms if turn_s == math.inf else line.ahead_ms(turn_s)) + others_ms
+            wait_ms = line.wait_ms(pace * ahead_ms, now_s=now_s, width=width)
+            wait_ms *= 1 + (load if load < MOST_LOAD else MOST_LOAD)
+            if places >= width:
                 return wait_ms
+        if pool.is_shared:
             load *= pool.width / places
-        own_ms = self.line.wait_ms(turn_s, now_s=now_s, width=places, pace=pace, more_ms=others_ms)
-        return max(wait_ms, own_ms * (1 + min(load, MOST_LOAD)))
+        line = self.line
+        ahead_ms = (line.work_ms if turn_s == math.inf else line.ahead_ms(turn_s)) + others_ms
+        own_ms = line.wait_ms(pace * ahead_ms, now_s=now_s, width=places)
+        own_ms *= 1 + (load if load < MOST_LOAD else MOST_LOAD)
+        return max(wait_ms, own_ms)
 
     def rate(self, now_s: float) -> float:
         """Tokens that arrive at each replica a millisecond."""

@@ -5,6 +5,7 @@ What a decision does not ask for is not worked out: most requests need the forec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from serve_app.policy.correction import Correction
@@ -87,6 +88,8 @@ class Outlook:
     @property
     def price(self) -> float:
         """Rent for the work of one of the request's texts, the mean of them."""
+        if not self.rent:
+            return 0.0
         moment = self._moment
         return self.rent * self.load.work_ms(moment.tokens, texts=moment.texts) / moment.texts
 
@@ -121,40 +124,38 @@ class Outlook:
         if self._number == moment.number:
             return self._told
         self._number = moment.number
-        found = self._told = self._at(moment.place)
-        left_ms = moment.left_ms
-        if found[2] > left_ms and found[0] > 0.0:
-            for place in range(moment.place - 1, -1, -1):
-                sooner = self._at(place)
-                if sooner[2] <= left_ms:
-                    self._told = sooner
-                    break
-        return self._told
-
-    def _at(self, place: int) -> Told:
-        """The forecast at a place in the line."""
-        moment, load, pool = self._moment, self.load, self.pool
-        number, now_s, place_ms = moment.size_bin, moment.now_s, PLACES_MS[place]
-        base_ms, per_token_ms, batch_tokens = fit = load.fit
-        wait_ms = joining = 0.0
-        if not len(pool.line) and load.starts_at_once(now_s):
+        load, pool, now_s, tokens = self.load, self.pool, moment.now_s, moment.tokens
+        fit, place, number, wait_ms, joining = load.fit, moment.place, moment.size_bin, 0.0, 0.0
+        line, grows = pool.line if pool.is_shared else load.line, moment.joiners
+        if load.starts_at_once(now_s):
             pace, hop_ms = pool.contention.at(pool.busy + 1)
         else:
             pace, hop_ms = pool.contention.at(pool.busy)
-            tokens = moment.tokens if moment.tokens < batch_tokens else batch_tokens
-            turn = turn_s(now_s, place_ms=place_ms, work_ms=load.work_ms(tokens))
-            wait_ms = load.wait_ms(turn, now_s=now_s, pace=pace, grows=moment.joiners)
-            if moment.joiners:
+            wait_ms = load.wait_ms(math.inf, now_s=now_s, pace=pace, grows=grows)
+            number += SIZE_BINS * load_bin(wait_ms / (fit[0] + fit[1] * fit[2]))
+            if grows:
                 joining = load.rate(now_s) * wait_ms
-            full_ms = base_ms + per_token_ms * batch_tokens
-            number += SIZE_BINS * load_bin(wait_ms / full_ms)
-        service_ms = service_of(fit, moment.tokens, pace, joining, moment.texts)
-        service_ms += hop_ms + moment.lag_ms
         factor, typical = self.spread, 1.0
         if moment.corrects:
             factor = self.correction.factor(number, now_s)
             typical = min(self.median.factor(number, now_s), factor)
-        return wait_ms, service_ms, (wait_ms + service_ms) * factor, number, typical, place_ms
+        service_ms = service_of(fit, tokens, pace, joining, moment.texts) + hop_ms + moment.lag_ms
+        if line.work_ms:
+            most_ms = moment.left_ms / factor - service_ms  # to wait
+            work_ms = load.work_ms(tokens if tokens < fit[2] else fit[2])
+
+            def at(place: int) -> float:
+                turn = turn_s(now_s, place_ms=PLACES_MS[place], work_ms=work_ms)
+                return load.wait_ms(turn, now_s=now_s, pace=pace, grows=grows)
+
+            wait_ms = at(place)
+            if place and wait_ms > most_ms and at(0) <= most_ms:
+                while wait_ms > most_ms:
+                    place -= 1
+                    wait_ms = at(place)
+        p95_ms = (wait_ms + service_ms) * factor
+        self._told = wait_ms, service_ms, p95_ms, number, typical, PLACES_MS[place]
+        return self._told
 
     def candidate(self) -> Candidate:
         """All that is seen of the variant."""

@@ -31,6 +31,8 @@ class Pool:
         "_asked_ms",
         "_asked_s",
         "_hosts",
+        "_load",
+        "_load_s",
         "_of_a_host",
         "busy",
         "contention",
@@ -56,12 +58,8 @@ class Pool:
         self.contention = Contention(cores=cores if is_shared else math.inf)
         self._asked_ms = 0.0
         self._asked_s = 0.0
+        self._load, self._load_s = 0.0, math.nan  # and as of when
         self._hosts: dict[str, Collection[str]] = {}
-
-    @property
-    def has_room(self) -> bool:
-        """Whether cores are idle."""
-        return self.busy < self.cores or not self.is_shared
 
     def heard(self, variant: str, hosts: Collection[str], *, places: int) -> None:
         """On which hosts a variant's replicas are, which are taken to be alike; and how many batches they run."""
@@ -69,17 +67,22 @@ class Pool:
         count = max(1, len(set().union(*self._hosts.values())))
         self.cores = count * self._of_a_host if self.is_shared else places
         self.width = max(1, math.ceil(self.cores))
+        self._load_s = math.nan
 
     def asked(self, work_ms: float, *, now_s: float) -> None:
         """Somebody asked for so much work, were it done as cheaply as here can be."""
         fade = math.exp((self._asked_s - now_s) / ASKED_OVER_S)
         self._asked_ms = self._asked_ms * fade + work_ms
         self._asked_s = now_s
+        self._load_s = math.nan
 
     def load(self, now_s: float) -> float:
         """Work asked for / what all cores can do."""
-        fade = math.exp((self._asked_s - now_s) / ASKED_OVER_S)
-        return self._asked_ms * fade / (1000 * ASKED_OVER_S * self.cores)
+        if now_s != self._load_s:
+            fade = math.exp((self._asked_s - now_s) / ASKED_OVER_S)
+            self._load = self._asked_ms * fade / (1000 * ASKED_OVER_S * self.cores)
+            self._load_s = now_s
+        return self._load
 
     def rent(self, now_s: float) -> float:
         """Of a core-millisecond, now. Where nothing runs, nobody is delayed."""

@@ -13,6 +13,7 @@ give. `docs/routing.md` has what other orders did.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 
 AGES = 20.0
@@ -38,12 +39,15 @@ def can_make_it(left_ms: float, *, alone_ms: float) -> bool:
 class Line:
     """What waits for a number of cores, or for the streams of one variant, by turn; and what they run."""
 
-    __slots__ = ("_ends_s", "_turns_s", "_works_ms")
+    __slots__ = ("_ends_s", "_rest", "_rest_s", "_turns_s", "_works_ms", "work_ms")
 
     def __init__(self) -> None:
         self._turns_s: list[float] = []
         self._works_ms: list[float] = []
+        self.work_ms = 0.0  # of all that waits
         self._ends_s: dict[object, float] = {}
+        self._rest: tuple[float, float] = (0.0, 0.0)  # of what runs: the sum, and the least
+        self._rest_s = math.nan  # as of when
 
     def __len__(self) -> int:
         return len(self._turns_s)
@@ -53,6 +57,7 @@ class Line:
         at = bisect_right(self._turns_s, turn_s)
         self._turns_s.insert(at, turn_s)
         self._works_ms.insert(at, work_ms)
+        self.work_ms += work_ms
 
     def remove(self, turn_s: float, work_ms: float) -> None:
         """One that was added waits no longer."""
@@ -60,38 +65,42 @@ class Line:
         while self._works_ms[at] != work_ms:
             at += 1
         del self._turns_s[at], self._works_ms[at]
+        self.work_ms = self.work_ms - work_ms if self._turns_s else 0.0
 
     def begin(self, batch: object, end_s: float) -> None:
         """A batch runs, and is expected back then."""
         self._ends_s[batch] = end_s
+        self._rest_s = math.nan
 
     def end(self, batch: object) -> None:
         """It is back."""
         del self._ends_s[batch]
+        self._rest_s = math.nan
 
     def last_end_s(self, now_s: float) -> float:
         """When the last of the running batches is expected back."""
         return max(self._ends_s.values(), default=now_s)
 
-    def wait_ms(
-        self, turn_s: float, *, now_s: float, width: int, pace: float, more_ms: float = 0.0
-    ) -> float:
-        """How long a text with this turn would wait if none came meanwhile.
+    def ahead_ms(self, turn_s: float) -> float:
+        """Work that waits and has no later turn."""
+        turns_s = self._turns_s
+        if not turns_s or turns_s[0] > turn_s:
+            return 0.0
+        return sum(self._works_ms[: bisect_right(turns_s, turn_s)])
+
+    def wait_ms(self, ahead_ms: float, *, now_s: float, width: int) -> float:
+        """How long a text with so much work ahead of it would wait if none came meanwhile.
 
         Args:
-            turn_s: of the text.
+            ahead_ms: at the pace at which it runs.
             now_s: when.
             width: batches that run side by side.
-            pace: how many times longer they take than their profiles say.
-            more_ms: work ahead of it that is not in this line.
         """
-        turns_s, ends_s = self._turns_s, self._ends_s
-        if turns_s and turns_s[0] <= turn_s:
-            more_ms += sum(self._works_ms[: bisect_right(turns_s, turn_s)])
-        if not more_ms and len(ends_s) < width:
+        if not ahead_ms and len(self._ends_s) < width:
             return 0.0
-        # A batch that should be done by now will take as long again as it is late.
-        lefts_ms = [abs(end_s - now_s) * 1000 for end_s in ends_s.values()]
-        if not more_ms:
-            return min(lefts_ms)
-        return (pace * more_ms + sum(lefts_ms)) / width
+        if self._rest_s != now_s:
+            # A batch that should be done by now will take as long again as it is late.
+            rests_ms = [abs(end_s - now_s) * 1000 for end_s in self._ends_s.values()]
+            self._rest, self._rest_s = (sum(rests_ms), min(rests_ms, default=0.0)), now_s
+        total_ms, least_ms = self._rest
+        return (ahead_ms + total_ms) / width if ahead_ms else least_ms

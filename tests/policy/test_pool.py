@@ -1,8 +1,6 @@
 """What variants share: room on the cores, hosts, and the rent of a core-millisecond."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from serve_app.policy.pool import ASKED_OVER_S, MOST_LOAD, RENT, Pool
 
@@ -38,12 +36,3 @@ def test_hosts_bring_their_cores() -> None:
     device = Pool(cores=1.0, is_shared=False)
     device.heard("a", {"h1", "h2"}, places=3)
     assert device.cores == 3
-
-
-@given(st.integers(0, 9), st.floats(0.5, 8))
-def test_there_is_room_while_cores_are_idle(busy: int, cores: float) -> None:
-    """A device of its own has no such limit."""
-    for is_shared in (True, False):
-        pool = Pool(cores=cores, is_shared=is_shared)
-        pool.busy = busy
-        assert pool.has_room == (busy < cores or not is_shared)

@@ -80,15 +80,17 @@ def test_a_line_holds_what_waits(
         expected = (pace * sum(ahead) + sum(lefts_ms)) / width
         if not ahead:
             expected = 0.0 if len(ends) < width else min(lefts_ms)
-        found = line.wait_ms(turn, now_s=now_s, width=width, pace=pace)
+        assert line.ahead_ms(turn) == pytest.approx(sum(ahead))
+        found = line.wait_ms(pace * line.ahead_ms(turn), now_s=now_s, width=width)
         assert found == pytest.approx(expected)
+    assert line.work_ms == pytest.approx(sum(work_ms for _, work_ms in waiting))
     order.shuffle(waiting)  # type: ignore[attr-defined]
     for one in waiting:
         line.remove(*one)
     for number in range(len(ends)):
         line.end(number)
-    assert len(line) == 0
-    assert line.wait_ms(1e6, now_s=now_s, width=1, pace=1.0) == 0
+    assert len(line) == line.work_ms == line.ahead_ms(1e6) == 0
+    assert line.wait_ms(0.0, now_s=now_s, width=1) == 0
 
 
 @given(ARRIVALS, ENDS, st.integers(1, 4), st.floats(0, 20), st.floats(0, 20))
@@ -103,7 +105,7 @@ def test_a_later_turn_waits_longer(
         line.begin(number, end_s)
 
     def wait_ms(turn: float) -> float:
-        return line.wait_ms(turn, now_s=0.0, width=width, pace=1.0)
+        return line.wait_ms(line.ahead_ms(turn), now_s=0.0, width=width)
 
     early, late = wait_ms(one), wait_ms(one + more)
     assert late >= early - 1e-9
