@@ -89,19 +89,19 @@ def test_a_call_that_does_not_add_up_is_refused(broken: bytes) -> None:
 @given(rows=st.integers(1, 5), dropped=st.sets(st.integers(0, 4)))
 def test_a_reply_arrives_as_it_left(rows: int, dropped: set[int]) -> None:
     """Vectors, phase times, dropped texts and the replica's state, its own profile included."""
-    state = ReplicaState(replica="r1", queued_tokens=12, pace=1.25, measured=PROFILE)
+    state = ReplicaState(replica="r1", queued_tokens=12, pace=1.25, measured=PROFILE, host="h1")
     vectors = np.arange(rows * 3, dtype=np.float32).tobytes()
     reply = Reply(vectors, 1.5, 2.25, state, tuple(sorted(dropped)))
     (found,) = FrameReader().feed(reply_frame(9, reply))
     assert found.kind == Kind.REPLY
-    assert read_reply(found.body, Welcome("r1", PROFILE)) == reply
+    assert read_reply(found.body, Welcome("r1", PROFILE, "h1")) == reply
 
 
 @pytest.mark.parametrize("measured", [None, PROFILE])
 def test_a_welcome_names_the_replica_and_its_profile(measured: Profile | None) -> None:
     """A replica on other hardware brings the profile that it measured."""
-    (found,) = FrameReader().feed(welcome_frame(Welcome("r1", measured)))
-    assert read_welcome(found.body) == Welcome("r1", measured)
+    (found,) = FrameReader().feed(welcome_frame(Welcome("r1", measured, "h1")))
+    assert read_welcome(found.body) == Welcome("r1", measured, "h1")
 
 
 def test_a_vanished_host_is_noticed() -> None:
