@@ -124,38 +124,43 @@ class Outlook:
         if self._number == moment.number:
             return self._told
         self._number = moment.number
-        load, pool, now_s, tokens = self.load, self.pool, moment.now_s, moment.tokens
-        fit, place, number, wait_ms, joining = load.fit, moment.place, moment.size_bin, 0.0, 0.0
-        line, grows = pool.line if pool.is_shared else load.line, moment.joiners
-        if load.starts_at_once(now_s):
-            pace, hop_ms = pool.contention.at(pool.busy + 1)
-        else:
-            pace, hop_ms = pool.contention.at(pool.busy)
-            wait_ms = load.wait_ms(math.inf, now_s=now_s, pace=pace, grows=grows)
+        load, pool, now_s, fit = self.load, self.pool, moment.now_s, self.load.fit
+        number, wait_ms, joining, place = moment.size_bin, 0.0, 0.0, moment.place
+        starts = load.starts_at_once(now_s)
+        pace, hop_ms = pool.contention.at(pool.busy + starts)
+        if not starts:
+            wait_ms = load.wait_ms(math.inf, now_s=now_s, pace=pace, grows=moment.joiners)
             number += SIZE_BINS * load_bin(wait_ms / (fit[0] + fit[1] * fit[2]))
-            if grows:
+            if moment.joiners:
                 joining = load.rate(now_s) * wait_ms
         factor, typical = self.spread, 1.0
         if moment.corrects:
             factor = self.correction.factor(number, now_s)
             typical = min(self.median.factor(number, now_s), factor)
-        service_ms = service_of(fit, tokens, pace, joining, moment.texts) + hop_ms + moment.lag_ms
-        if line.work_ms:
-            most_ms = moment.left_ms / factor - service_ms  # to wait
-            work_ms = load.work_ms(tokens if tokens < fit[2] else fit[2])
-
-            def at(place: int) -> float:
-                turn = turn_s(now_s, place_ms=PLACES_MS[place], work_ms=work_ms)
-                return load.wait_ms(turn, now_s=now_s, pace=pace, grows=grows)
-
-            wait_ms = at(place)
-            if place and wait_ms > most_ms and at(0) <= most_ms:
-                while wait_ms > most_ms:
-                    place -= 1
-                    wait_ms = at(place)
+        service_ms = service_of(fit, moment.tokens, pace, joining, moment.texts)
+        service_ms += hop_ms + moment.lag_ms
+        if not starts and (pool.line if pool.is_shared else load.line).work_ms:
+            wait_ms, place = self._in_turn(pace, most_ms=moment.left_ms / factor - service_ms)
         p95_ms = (wait_ms + service_ms) * factor
         self._told = wait_ms, service_ms, p95_ms, number, typical, PLACES_MS[place]
         return self._told
+
+    def _in_turn(self, pace: float, *, most_ms: float) -> tuple[float, int]:
+        """The wait and the place of a request that may wait for so long."""
+        moment, load = self._moment, self.load
+        now_s, place, grows = moment.now_s, moment.place, moment.joiners
+        work_ms = load.work_ms(min(moment.tokens, load.fit[2]))
+
+        def at(place: int) -> float:
+            turn = turn_s(now_s, place_ms=PLACES_MS[place], work_ms=work_ms)
+            return load.wait_ms(turn, now_s=now_s, pace=pace, grows=grows)
+
+        wait_ms = at(place)
+        if place and wait_ms > most_ms and at(0) <= most_ms:
+            while wait_ms > most_ms:
+                place -= 1
+                wait_ms = at(place)
+        return wait_ms, place
 
     def candidate(self) -> Candidate:
         """All that is seen of the variant."""
