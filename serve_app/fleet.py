@@ -63,7 +63,7 @@ class Fleet:
             ],
             options=Options(
                 default=_reachable(settings.default_hint(), max(self._fidelities.values())),
-                cores=cores,
+                cores=cores / settings.threads,  # each batch takes so many
                 max_wait_ms=settings.max_wait_ms,
                 reserve_ms=settings.reserve_ms,
             ),

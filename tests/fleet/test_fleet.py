@@ -17,6 +17,7 @@ from serve_app.manifest import Profile
 from serve_app.policy.batching import short_batches
 from serve_app.policy.hint import Hint, Quality
 from serve_app.registry import Ladder
+from serve_app.settings import Settings
 from tests.asked import VARIANTS
 from tests.fleet.asking import TEXTS, TOKENS, candidates
 
@@ -217,3 +218,18 @@ def test_asking_only_leaves_no_trace(make_fleet: MakeFleet) -> None:
         fleet.judge(hint, tokens=TOKENS, elapsed_ms=0, client="a")
     assert set(fleet.demand().values()) == {0.0}
     assert fleet.tally.refused == 0
+
+
+@pytest.mark.parametrize(("threads", "batches"), [(1, 8), (4, 2), (16, 0.5)])
+def test_a_batch_takes_as_many_cores_as_it_has_threads(
+    ladder: Ladder, threads: int, batches: float
+) -> None:
+    """So many batches run side by side on eight cores, of all variants together."""
+    transports = {rung.manifest.variant: _never for rung in ladder.rungs}
+    fleet = Fleet(ladder, transports, settings=Settings(cores=8, threads=threads))
+    pools = {id(lane.load.pool): lane.load.pool.cores for lane in fleet.lanes.values()}
+    assert list(pools.values()) == [batches]
+
+
+async def _never(call: Call) -> Reply:
+    raise AssertionError(f"nobody sends {call}")
