@@ -135,6 +135,10 @@ class BrainPolicy:
         load = self.brain.load(variant)
         return load.wait_in_line(request.tokens, place_ms=place_ms, now_s=now_s)
 
+    def can_make_it(self, variant: str, tokens: int, *, left_ms: float) -> bool:
+        """See `sim_router.Watcher`."""
+        return self.brain.load(variant).can_make_it(tokens, left_ms=left_ms)
+
     def call_left(self, variant: str, tokens: int, *, now_s: float) -> _Left:
         """See `sim_router.Watcher`."""
         busy = self.brain.busy_with(variant, now_s=now_s)

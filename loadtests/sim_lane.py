@@ -12,10 +12,11 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from loadtests.sim_replica import Attempt, Call, Replica
+from loadtests.sim_types import Fit
 from serve_app.dispatch import LOOKED_AT
 from serve_app.manifest import Profile
 from serve_app.policy.batching import may_leave, next_batch
-from serve_app.policy.forecast import batches_ms, fit_of
+from serve_app.policy.forecast import fit_of
 from serve_app.policy.load import work_ms
 from serve_app.policy.turns import PLACES_MS, can_make_it, place_of, turn_s
 
@@ -35,10 +36,13 @@ class Lane:
         variant: str,
         profile: Profile,
         replicas: Sequence[Replica],
+        *,
+        takes: Fit,
     ) -> None:
         self._router = router
         self._variant = variant
         self._profile = profile
+        self._takes = takes
         self._replicas = replicas
         self._sent_tokens = dict.fromkeys([replica.name for replica in replicas], 0)
         self._turn = 0
@@ -99,12 +103,18 @@ class Lane:
 
     def _is_worth_it(self, attempt: Attempt) -> bool:
         """Whether it shall be sent; what cannot make it any more waits for nothing but its deadline."""
-        left_ms = (attempt.deadline_s - self._router.simulation.now_s) * 1000
-        alone_ms = batches_ms(self._profile, attempt.request.tokens, texts=1)
-        if not attempt.ended and can_make_it(left_ms, alone_ms=alone_ms):
+        if not attempt.ended and self._can_make_it(attempt):
             return True
         _leave_line(attempt)
         return False
+
+    def _can_make_it(self, attempt: Attempt) -> bool:
+        """As the product's policy knows; under others, as it is."""
+        router, tokens = self._router, attempt.request.tokens
+        left_ms = (attempt.deadline_s - router.simulation.now_s) * 1000
+        if router.watcher is not None:
+            return router.watcher.can_make_it(self._variant, tokens, left_ms=left_ms)
+        return can_make_it(left_ms, alone_ms=self._takes.ms(tokens))
 
     @property
     def busy(self) -> int:

@@ -38,6 +38,10 @@ class Watcher(Protocol):
         """A text that was let in waits for its turn."""
         ...
 
+    def can_make_it(self, variant: str, tokens: int, *, left_ms: float) -> bool:
+        """Whether a text may still be in time, were it sent now."""
+        ...
+
     def call_left(self, variant: str, tokens: int, *, now_s: float) -> Any:
         """A call leaves; what is returned comes back with its reply."""
         ...
@@ -92,7 +96,11 @@ class Router:
         self._rng = rng
         self._lanes = {
             facts.variant: Lane(
-                self, facts.variant, short_batches(facts.profile), replicas[facts.variant]
+                self,
+                facts.variant,
+                short_batches(facts.profile),
+                replicas[facts.variant],
+                takes=machine.batches(facts),
             )
             for facts in machine.variants
         }

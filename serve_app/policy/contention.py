@@ -23,6 +23,7 @@ class Contention:
         self._hop_ms = [0.0] * (MOST_BUSY + 1)
         self._told_by = list(range(MOST_BUSY + 1))  # whose hop to take: the nearest that is known
         self._paces_seen = [0] * (MOST_BUSY + 1)
+        self.least_pace = 1.0  # of those that were seen
         self._hops_seen = [0] * (MOST_BUSY + 1)
 
     def at(self, busy: int) -> tuple[float, float]:
@@ -45,6 +46,9 @@ class Contention:
         self._paces_seen[number] += 1
         weight = max(WEIGHT, FIRST_WEIGHTS / (1 + self._paces_seen[number]))
         self._pace[number] += weight * (min(max(pace, LEAST_PACE), MOST_PACE) - self._pace[number])
+        self.least_pace = min(
+            pace for pace, seen in zip(self._pace, self._paces_seen, strict=True) if seen
+        )
         self._hops_seen[number] += 1
         known = self._hop_ms[number]
         if self._hops_seen[number] == 1:

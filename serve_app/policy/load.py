@@ -140,7 +140,8 @@ class VariantLoad:
 
     def can_make_it(self, tokens: int, *, left_ms: float) -> bool:
         """Whether a text may still be in time, were it sent now."""
-        return can_make_it(left_ms, alone_ms=batches_ms(self.profile, tokens, texts=1))
+        alone_ms = self.pool.contention.least_pace * batches_ms(self.profile, tokens, texts=1)
+        return can_make_it(left_ms, alone_ms=alone_ms)
 
     def wait_in_line(self, tokens: int, *, place_ms: float, now_s: float) -> Waiting:
         """A text waits here from now on, until `Waiting.leave`."""

@@ -69,3 +69,16 @@ def test_a_stall_of_the_router_does_not_move_the_hop_beyond_its_clip(stall_ms: f
     for _ in range(300):
         contention.learn(1, pace=1.0, hop_ms=stall_ms)
     assert _hop_ms(contention, 1) == pytest.approx(stall_ms, rel=0.01)
+
+
+def test_the_least_pace_is_of_those_that_were_seen() -> None:
+    """As fast as engines get here, with whatever else runs; until then, as their profiles say."""
+    contention = Contention(cores=2)
+    assert contention.least_pace == 1
+    for busy, pace in ((2, 1.6), (1, 1.3), (3, 2.0)):
+        for _ in range(200):
+            contention.learn(busy, pace=pace, hop_ms=1.0)
+    assert contention.least_pace == pytest.approx(1.3, rel=0.01)
+    for _ in range(200):
+        contention.learn(2, pace=0.5, hop_ms=1.0)
+    assert contention.least_pace == pytest.approx(0.5, rel=0.02)

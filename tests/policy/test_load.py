@@ -312,3 +312,13 @@ def test_a_pause_or_a_death_does_not_bring_the_promise_back(
         load.lost()
     load.count(10 * REPLICA_FORGOTTEN_AFTER_S)
     assert load.profile is SLOW
+
+
+def test_what_can_be_in_time_follows_how_fast_engines_are_here(load: VariantLoad) -> None:
+    """A profile that says twice of what texts take must not have them dropped."""
+    assert not load.can_make_it(10, left_ms=15)
+    assert load.can_make_it(10, left_ms=17)
+    for _ in range(200):
+        load.pool.contention.learn(1, pace=0.5, hop_ms=1.0)
+    assert load.can_make_it(10, left_ms=9)
+    assert not load.can_make_it(10, left_ms=7)
