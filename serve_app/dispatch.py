@@ -167,10 +167,14 @@ class Lane:
 
     def may_send(self, now_s: float) -> bool:
         """Whether something waits here for which a call is free. What need not leave any more is dropped."""
+        return self._waits(now_s) and self._brain.may_leave(self._variant, now_s=now_s)
+
+    def _waits(self, now_s: float) -> bool:
+        """Whether the first in line is worth sending, once those before it that are not were dropped."""
         queue = self._queue
         while queue and not self._is_worth_it(queue[0], now_s):
             queue.pop(0)
-        return bool(queue) and self._brain.may_leave(self._variant, now_s=now_s)
+        return bool(queue)
 
     def next_turn_s(self) -> float:
         """The first in line; one waits at least."""
@@ -183,22 +187,17 @@ class Lane:
 
     def _is_worth_it(self, part: Part, now_s: float) -> bool:
         """Whether it shall be sent; what cannot make it any more waits for nothing but its deadline."""
-        if not part.claim(now_s):
-            part.waiting.leave()
-            return False
         left_ms = (part.deadline_s - now_s) * 1000
-        if self.load.can_make_it(part.tokens, left_ms=left_ms):
+        if part.claim(now_s) and self.load.can_make_it(part.tokens, left_ms=left_ms):
             return True
         part.waiting.leave()
         return False
 
     def _take(self, now_s: float) -> list[Part]:
         """One call: the first part in line, and single texts of its length; none that nobody waits for."""
-        queue = self._queue
-        while queue and not self._is_worth_it(queue[0], now_s):
-            queue.pop(0)
-        if not queue:
+        if not self._waits(now_s):
             return []
+        queue = self._queue
         if len(queue) == 1 or len(queue[0].texts) > 1:
             parts = [queue.pop(0)]
         else:

@@ -113,7 +113,7 @@ class VariantLoad:
 
     @contextmanager
     def call(self, tokens: int, *, now_s: float) -> Iterator[None]:
-        """Count a call of so many tokens, from when it leaves to its reply, error or cancellation."""
+        """Count a call of so many tokens, one batch, from when it leaves to its reply, error or cancellation."""
         pool, batch = self.pool, object()
         begun_s = now_s if self.calls < self.places else self.line.last_end_s(now_s)
         if self.calls < self.places:
@@ -121,7 +121,7 @@ class VariantLoad:
         self.calls += 1
         self._called_tokens += tokens
         pace, hop_ms = pool.contention.at(pool.busy)
-        end_s = begun_s + (pace * batches_ms(self.profile, tokens) + hop_ms) / 1000
+        end_s = begun_s + (pace * batches_ms(self.profile, tokens, texts=1) + hop_ms) / 1000
         self.line.begin(batch, end_s)
         pool.line.begin(batch, end_s)
         try:

@@ -106,15 +106,15 @@ def test_batches_of_one_replica_slow_each_other() -> None:
     assert fate.latencies_ms == pytest.approx([1.5 * 5.0] * 2)
 
 
-@pytest.mark.parametrize(("cores", "times"), [(2.0, 2.0), (1.0, 1.0)])
+@pytest.mark.parametrize(("cores", "times"), [(2.0, 2.2), (1.0, 1.0)])
 def test_two_streams_sustain_twice_as_much_on_two_cores(cores: float, times: float) -> None:
-    """All traffic to one variant has both cores; on one core a second stream is worth nothing."""
+    """And a little more, as short texts pass long ones on the other core; on one core a second is worth nothing."""
     pools = assumed_pools()
     one, two = (
         sustained(Machine(cores=cores, streams=n, variants=(facts(),)), "only", pools, run_s=10.0)
         for n in (1, 2)
     )
-    assert two / one == pytest.approx(times, rel=0.2)
+    assert two / one == pytest.approx(times, rel=0.1)
 
 
 @pytest.mark.parametrize(
