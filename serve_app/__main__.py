@@ -32,6 +32,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--dashboard", action="store_true", help="start Ray's dashboard, for `serve status`"
     )
+    top.add_argument(
+        "--proxy",
+        action="store_true",
+        help="HTTP through Serve's HAProxy, as on a cluster, not straight to the router; more than one "
+        "router needs it",
+    )
     for name, field in Settings.model_fields.items():
         top.add_argument(
             f"--{name.replace('_', '-')}", help=f"{field.description} (default: {field.default})"
@@ -53,8 +59,9 @@ def main() -> None:
         require_free_port(args.host, args.port)
         if ladder.caveat:
             say(f"warning: {ladder.caveat}")
-        haproxy = find_haproxy()
-        if haproxy is None:
+        proxy = args.proxy or settings.routers > 1
+        haproxy = find_haproxy() if proxy else None
+        if proxy and haproxy is None:
             say("warning: no HAProxy here; Serve's own proxy is several times slower")
         apply_local_environment(
             haproxy=haproxy, localhost_only=args.host == LOOPBACK, dashboard=args.dashboard
@@ -63,10 +70,10 @@ def main() -> None:
 
         run_locally(
             given,
-            host=args.host,
-            port=args.port,
+            listen=(args.host, args.port),
             num_cpus=args.num_cpus,
             dashboard=args.dashboard,
+            proxy=proxy,
             say=say,
         )
     except SetupError as error:

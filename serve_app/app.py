@@ -24,7 +24,7 @@ from ray.experimental.internal_kv import _internal_kv_get as kv_get
 from ray.experimental.internal_kv import _internal_kv_list as kv_list
 from ray.experimental.internal_kv import _internal_kv_put as kv_put
 from ray.serve import Application
-from ray.serve.config import AutoscalingContext
+from ray.serve.config import AutoscalingContext, ProxyLocation
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -36,6 +36,7 @@ from serve_app.engines.memory import take_share
 from serve_app.engines.opening import open_profiled
 from serve_app.environment import ONE_HOST
 from serve_app.errors import InternalError, ReplicaDied, ServeAppError, SetupError
+from serve_app.http_server import HttpServer
 from serve_app.listener import Address, Listener
 from serve_app.manifest import verify
 from serve_app.placement import (
@@ -84,7 +85,9 @@ BY_DEMAND = {
     "downscale_delay_s": 0.0,
 }
 BOARD = "embedding-server"
+APPLICATION = "embeddings"
 LOCALHOST = "127.0.0.1"
+HostPort = tuple[str, int]
 FIND_WITHIN_S = 5.0  # to be told where replicas listen
 CONTROLLER_LOOK_S = 0.05  # until Serve's controller is there
 
@@ -209,7 +212,7 @@ def _over_handles(settings: Settings) -> bool:
 
 
 class RouterDeployment:
-    """The ingress, as Ray Serve runs it."""
+    """The router, as Ray Serve runs it: behind Serve's proxies, or on a port of its own."""
 
     def __init__(
         self,
@@ -217,7 +220,9 @@ class RouterDeployment:
         handles: dict[str, DeploymentHandle],
         settings: Settings,
         scaling: tuple[list[Bounds], Rules],
+        listen: HostPort | None,
     ) -> None:
+        self._http = None if listen is None else HttpServer(*listen)
         transports: dict[str, Transport] = {n: RayTransport(h) for n, h in handles.items()}
         self._direct: dict[str, DirectTransport] = {}
         if not _over_handles(settings):
@@ -230,10 +235,15 @@ class RouterDeployment:
         self._bounds, self._rules = scaling
 
     def __serve_build_asgi_app__(self) -> AsgiApp:
-        return asgi_app(self._router.handle, beside=self._beside)
+        return asgi_app(self._router.handle, beside=self._beside, leave=self._leave)
 
     def _beside(self) -> list[Coroutine[Any, Any, None]]:
-        return [self._attend(), *(direct.follow() for direct in self._direct.values())]
+        work = [self._attend(), *(direct.follow() for direct in self._direct.values())]
+        return work if self._http is None else [*work, self._http.serve(self._router.handle)]
+
+    async def _leave(self) -> None:
+        if self._http is not None:  # Serve has waited for what came through its proxies
+            await self._http.leave()
 
     async def _attend(self) -> None:
         """Let requests go where replicas are, and see to it that replicas are where work is."""
@@ -250,18 +260,21 @@ class RouterDeployment:
 
 
 def build_app(args: dict[str, Any]) -> Application:
-    """The application, from settings by name.
+    """The application, from settings by name, for Serve's proxies to send requests to.
 
     Raises:
         SettingsError: an unknown or impossible setting.
         ArtifactError: no artifacts, or a broken one.
     """
-    settings = parse_settings(args)
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         log.warning(
             "Serve's Python proxy costs most of the throughput; start Ray with the environment that "
             "`python -m serve_app env` prints to have HAProxy instead"
         )
+    return _application(parse_settings(args), listen=None)
+
+
+def _application(settings: Settings, *, listen: HostPort | None) -> Application:
     resources = ray.cluster_resources()
     ladder = load_ladder(
         settings.artifacts.resolve(), named=settings.variants, gpus=resources.get("GPU", 0)
@@ -292,7 +305,7 @@ def build_app(args: dict[str, Any]) -> Application:
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         ray_actor_options={"num_cpus": cpus.router_cpus},
     )
-    return router.bind(ladder, variants, settings, (groups, rules))
+    return router.bind(ladder, variants, settings, (groups, rules), listen)
 
 
 def _variant(
@@ -318,20 +331,20 @@ def _variant(
 def run_locally(
     given: dict[str, Any],
     *,
-    host: str,
-    port: int,
+    listen: HostPort,
     num_cpus: int | None,
     dashboard: bool,
+    proxy: bool,
     say: Callable[[str], None],
 ) -> None:
     """Start a cluster of its own and the application, announce it, wait for Ctrl-C, stop it all.
 
     Args:
         given: settings by name, already checked.
-        host: address to listen on.
-        port: port to listen on.
+        listen: address and port for HTTP.
         num_cpus: CPUs that Ray may use; None for all.
         dashboard: whether Ray's dashboard runs too.
+        proxy: whether Serve's proxy listens there; otherwise the only router does.
         say: tells the person who started it a line.
 
     Raises:
@@ -351,8 +364,8 @@ def run_locally(
             signal.signal(number, signal.default_int_handler)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         say("deploying the ladder")
-        _deploy(given, host=host, port=port)
-        url = f"http://{host}:{port}"
+        (_deploy_behind_proxy if proxy else _deploy)(given, listen)
+        url = "http://{}:{}".format(*listen)
         say(f"ready in {time.monotonic() - started_s:.0f} s on {url} (Ctrl-C stops)")
         threading.Event().wait()
     except KeyboardInterrupt:
@@ -370,18 +383,25 @@ def _why(error: RuntimeError) -> str:
     return next((line for line in lines if line.startswith("[ALERT]")), lines[0])
 
 
-def _deploy(given: dict[str, Any], *, host: str, port: int) -> None:
+def _deploy(given: dict[str, Any], listen: HostPort) -> None:
+    """Start Serve without proxies and run the application, whose router listens itself."""
+    serve.start(proxy_location=ProxyLocation.Disabled, logging_config=LOGGING)
+    application = _application(parse_settings(given), listen=listen)
+    serve.run(application, name=APPLICATION, logging_config=LOGGING)
+
+
+def _deploy_behind_proxy(given: dict[str, Any], listen: HostPort) -> None:
     """Start Serve and run the application, whose replicas start beside Serve's proxies, not after them."""
     beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="serve-start")
     try:
-        options = {"host": host, "port": port}
+        options = dict(zip(("host", "port"), listen, strict=True))
         started = beside.submit(serve.start, http_options=options, logging_config=LOGGING)
         application = build_app(given)
         while not serve.status().proxies:
             if started.done():
                 started.result()  # raises what went wrong
             time.sleep(CONTROLLER_LOOK_S)
-        serve.run(application, name="embeddings", logging_config=LOGGING)
+        serve.run(application, name=APPLICATION, logging_config=LOGGING)
         started.result()
     finally:
         beside.shutdown(wait=False)  # a Ctrl-C waits for no proxy

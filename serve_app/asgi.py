@@ -88,7 +88,10 @@ def require_json(scope: Scope) -> None:
 
 
 def asgi_app(
-    handle: AsgiApp, *, beside: Callable[[], Iterable[Coroutine[Any, Any, None]]]
+    handle: AsgiApp,
+    *,
+    beside: Callable[[], Iterable[Coroutine[Any, Any, None]]],
+    leave: Callable[[], Awaitable[None]],
 ) -> AsgiApp:
     """A plain function, as Serve wants it, with work that runs beside the requests.
 
@@ -97,6 +100,7 @@ def asgi_app(
     Args:
         handle: answers an HTTP request.
         beside: begun at the start, cancelled at the end.
+        leave: awaited before that.
     """
     running: list[asyncio.Task[None]] = []
 
@@ -104,6 +108,7 @@ def asgi_app(
         while (await receive())["type"] == "lifespan.startup":
             running.extend(asyncio.create_task(work) for work in beside())
             await send({"type": "lifespan.startup.complete"})
+        await leave()
         for task in running:
             task.cancel()
         await send({"type": "lifespan.shutdown.complete"})

@@ -88,7 +88,7 @@ def find_haproxy() -> str | None:
 def cluster_environment(*, haproxy: bool) -> dict[str, str]:
     """What the nodes of any cluster should have, by name."""
     if not haproxy:
-        return FAST | {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+        return FAST | {"RAY_SERVE_ENABLE_HA_PROXY": "0", "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
     threads = "1" if (os.cpu_count() or 1) <= SMALL_HOST_CPUS else "4"
     return FAST | SURVIVE_ROUTER_DEATH | {"RAY_SERVE_HAPROXY_NBTHREAD": threads}
 

@@ -139,7 +139,7 @@ class TestAsgiApp:
     """What Serve runs: requests, and the work beside them."""
 
     def test_work_runs_from_startup_to_shutdown_beside_requests(self) -> None:
-        """It begins before the start is confirmed, is cancelled at the end, and requests go through."""
+        """It begins before the start is confirmed and is cancelled once all have left; requests go through."""
         told: list[str] = []
 
         async def work() -> None:
@@ -153,8 +153,11 @@ class TestAsgiApp:
             del scope, receive, send
             told.append("request")
 
+        async def leave() -> None:
+            told.append("left")
+
         async def scenario() -> None:
-            app = asgi_app(handle, beside=lambda: [work()])
+            app = asgi_app(handle, beside=lambda: [work()], leave=leave)
             orders: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
             sent: list[dict[str, Any]] = []
 
@@ -175,4 +178,4 @@ class TestAsgiApp:
             ]
 
         asyncio.run(scenario())
-        assert told == ["began", "request", "ended"]
+        assert told == ["began", "request", "left", "ended"]

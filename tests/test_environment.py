@@ -37,9 +37,10 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_cluster_without_haproxy_is_not_told_to_use_it() -> None:
-    """Serve would not start where the binary is missing."""
+    """Serve would not start where the binary is missing; nor does it listen in the router for one."""
     found = cluster_environment(haproxy=False)
     assert found["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
+    assert found["RAY_SERVE_ENABLE_DIRECT_INGRESS"] == "0"
     assert found["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
     assert not any(name.startswith("RAY_SERVE_HAPROXY_RETR") for name in found)
 

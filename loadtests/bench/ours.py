@@ -1,4 +1,4 @@
-"""Our own server as a subject: as `make serve` runs it, on Serve's stock proxy, and without Ray."""
+"""Our own server as a subject: as `make serve` runs it, behind Serve's proxies, and without Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loadtests.bench.workloads import Ask
 from loadtests.local_server import build_missing
 from serve_app.registry import Ladder, Rung
 
-OURS, HANDLES, STOCK, BARE = "ours", "handles", "stock", "bare"
+OURS, PROXY, HANDLES, STOCK, BARE = "ours", "proxy", "handles", "stock", "bare"
 FLOAT = "float"
 # No budget, so that nothing is refused: what routing costs, not what it promises.
 ROUTED = Ask({"quality": "balanced"})
@@ -64,14 +64,23 @@ def compared_with_peers(artifacts: Path, ladder: Ladder) -> ServerSubject:
     )
 
 
+def proxy(artifacts: Path, ladder: Ladder) -> ServerSubject:
+    """The server behind Serve's HAProxy, as on a cluster, cheapest variant."""
+    return _cheapest_only(PROXY, artifacts, ladder, "--proxy")
+
+
 def handles(artifacts: Path, ladder: Ladder) -> ServerSubject:
-    """The server with calls over Serve's handles instead of connections of its own, cheapest variant."""
+    """The same with calls over Serve's handles instead of connections of its own."""
+    return _cheapest_only(HANDLES, artifacts, ladder, "--proxy", "--calls", "handle")
+
+
+def _cheapest_only(name: str, artifacts: Path, ladder: Ladder, *flags: str) -> ServerSubject:
     names = names_of(ladder)
     cheap = cheapest(ladder, LEAST_CHEAP).manifest.variant
     return ServerSubject(
-        name=HANDLES,
-        command=lambda port: _serve(artifacts, names, port, calls="handle"),
-        asks={Row(HANDLES, cheap): pinned(cheap)},
+        name=name,
+        command=lambda port: _serve(artifacts, names, port, *flags),
+        asks={Row(name, cheap): pinned(cheap)},
         ready_path="/ready",
     )
 
@@ -82,7 +91,7 @@ def stock(artifacts: Path, ladder: Ladder) -> ServerSubject:
     cheap = cheapest(ladder, LEAST_CHEAP).manifest.variant
     return ServerSubject(
         name=STOCK,
-        command=lambda port: _serve(artifacts, names, port, calls="handle"),
+        command=lambda port: _serve(artifacts, names, port, "--proxy", "--calls", "handle"),
         asks={Row(STOCK, cheap): pinned(cheap), Row(STOCK, None, "routed"): ROUTED},
         ready_path="/ready",
         environment=STOCK_ENVIRONMENT,
@@ -120,10 +129,8 @@ def cheapest(ladder: Ladder, fidelity: float) -> Rung:
     return min(enough, key=lambda r: r.manifest.profile.cost_ms)
 
 
-def _serve(
-    artifacts: Path, names: Sequence[str], port: int, *, calls: str = "direct"
-) -> Sequence[str]:
+def _serve(artifacts: Path, names: Sequence[str], port: int, *flags: str) -> Sequence[str]:
     return [
         *(sys.executable, "-m", "serve_app", "--artifacts", str(artifacts)),
-        *("--variants", ",".join(names), "--port", str(port), "--calls", calls),
+        *("--variants", ",".join(names), "--port", str(port), *flags),
     ]

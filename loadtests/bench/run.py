@@ -208,6 +208,7 @@ def _subjects(options: Options, ladder: Ladder) -> list[Subject]:
         *(EngineSubject(rung.folder, rung.manifest.variant) for rung in ladder.rungs),
         ours.bare(options.artifacts, ladder),
         ours.ours(options.artifacts, ladder),
+        ours.proxy(options.artifacts, ladder),
         ours.handles(options.artifacts, ladder),
         ours.stock(options.artifacts, ladder),
     ]

@@ -82,7 +82,7 @@ def test_a_port_that_haproxy_lacks_is_named(real_artifacts: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        flags = ("--artifacts", str(real_artifacts), "--variants", "onnx-int8")
+        flags = ("--artifacts", str(real_artifacts), "--variants", "onnx-int8", "--proxy")
         *steps, line = failed_late(*flags, RAY_SERVE_HAPROXY_STATS_PORT=port)
     assert steps == ["starting Ray", "deploying the ladder"]
     assert "Serve could not deploy" in line
