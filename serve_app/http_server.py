@@ -17,9 +17,7 @@ import uvicorn
 from serve_app.asgi import AsgiApp
 
 BACKLOG = 2048  # connections that the kernel keeps while the router is busy
-KEPT_ALIVE_S = (
-    75  # a connection that asks nothing; longer than the 60 s after which balancers hang up
-)
+KEPT_ALIVE_S = 75  # a connection that asks nothing; balancers hang up after 60
 LEAVE_WITHIN_S = 15  # of answers that are still under way
 PATIENCE_S = 10.0  # until the router that this one replaces has let go of the port
 LOOK_S = 0.2

@@ -223,10 +223,7 @@ class Brain:
         moment.place = place_of(moment.left_ms)
         moment.now_s, moment.lag_ms = now_s, LEGS * self.lag_ms
         for pool, _ in self._pools:
-            rent = pool.rent(now_s)
-            for row in self._rows:
-                if row.pool is pool:
-                    row.rent = rent
+            pool.look(now_s)
 
     @contextmanager
     def hold(self, chosen: Candidate, *, tokens: int, now_s: float) -> Iterator[None]:

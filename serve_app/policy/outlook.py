@@ -61,7 +61,6 @@ class Outlook:
         "load",
         "median",
         "pool",
-        "rent",
         "spread",
         "variant",
     )
@@ -75,7 +74,6 @@ class Outlook:
         self.correction = Correction.of_p95(spread=spread, bins=LOAD_BINS * SIZE_BINS)
         self.median = Correction.of_median(bins=LOAD_BINS * SIZE_BINS)
         self.cold = True
-        self.rent = 0.0  # of its pool at this moment, which the brain sets
         self._moment = moment
         self._number = -1  # of the moment in which it was forecast
         self._told: Told = (0.0, 0.0, 0.0, 0, 1.0, 0.0)
@@ -88,10 +86,10 @@ class Outlook:
     @property
     def price(self) -> float:
         """Rent for the work of one of the request's texts, the mean of them."""
-        if not self.rent:
+        rent, moment = self.pool.rent, self._moment
+        if not rent:
             return 0.0
-        moment = self._moment
-        return self.rent * self.load.work_ms(moment.tokens, texts=moment.texts) / moment.texts
+        return rent * self.load.work_ms(moment.tokens, texts=moment.texts) / moment.texts
 
     @property
     def wait_ms(self) -> float:
@@ -191,7 +189,7 @@ class Looked:
             for row in rows:
                 row.told()
         self._told = [row.told() if row.is_told else None for row in rows]
-        self._rents = [row.rent for row in rows]
+        self._rents = [row.pool.rent for row in rows]
 
     def grounds(self) -> Grounds:
         chosen = self._chosen

@@ -39,6 +39,7 @@ class Pool:
         "cores",
         "is_shared",
         "line",
+        "rent",
         "width",
     )
 
@@ -55,6 +56,7 @@ class Pool:
         self.width = max(1, math.ceil(cores))
         self.busy = 0  # batches that its engines run, as far as the router knows
         self.line = Line()
+        self.rent = 0.0  # of a core-millisecond, as of the last look
         self.contention = Contention(cores=cores if is_shared else math.inf)
         self._asked_ms = 0.0
         self._asked_s = 0.0
@@ -84,6 +86,6 @@ class Pool:
             self._load_s = now_s
         return self._load
 
-    def rent(self, now_s: float) -> float:
-        """Of a core-millisecond, now. Where nothing runs, nobody is delayed."""
-        return RENT * min(self.load(now_s), MOST_LOAD) if self.busy else 0.0
+    def look(self, now_s: float) -> None:
+        """Set the rent as of now. Where nothing runs, nobody is delayed."""
+        self.rent = RENT * min(self.load(now_s), MOST_LOAD) if self.busy else 0.0

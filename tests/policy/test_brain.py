@@ -64,7 +64,9 @@ def test_judging_and_looking_leave_no_trace() -> None:
                         Hint(budget_ms=50), tokens=20, elapsed_ms=0, client="a", now_s=later_s
                     )
                     brain.candidates(600, now_s=later_s)
-            found.append([pool.rent(now_s) for pool, _ in brain._pools])
+            for pool, _ in brain._pools:
+                pool.look(now_s)
+            found.append([pool.rent for pool, _ in brain._pools])
             assert brain.brownout.miss_share == 0
     assert found[0] == found[1]
     assert max(found[0]) > 0
