@@ -2,15 +2,17 @@
 
 Each level is a rate relative to what the best rung alone sustains in the simulator. The load tests put
 it on the server, open loop; the simulator gets as many requests of the same texts and budgets. Phases
-take turns between routed and pinned, and what differs is told in points of attainment.
+take turns between routed and pinned, all of them in each round, as the machine is another from minute to minute;
+medians of the rounds are compared, and what differs is told in points of attainment.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from converters.provenance import provenance
@@ -48,13 +50,14 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """One phase on both sides."""
+    """One phase on both sides: in one round, or as the medians of several."""
 
     level: float  # of C_best
     per_s: float
     policy: str
     real: Told
     simulated: Told
+    rounds: tuple[float, ...] = ()  # the real attainment in each
 
     @property
     def apart(self) -> float:
@@ -70,7 +73,7 @@ class Options:
     out: Path
     levels: tuple[float, ...]
     seconds: float
-    seed: int = 0
+    rounds: int = 1
 
 
 def compare(measured: Measured, options: Options, progress: ProgressLine) -> list[Compared]:
@@ -82,28 +85,53 @@ def compare(measured: Measured, options: Options, progress: ProgressLine) -> lis
     machine = measured.machine
     _require_served(options.host, machine)
     folder = new_folder(options.out)
-    driver = Driver(host=options.host, folder=folder, seed=options.seed, options=("--mix", MIX))
     best_per_s = measure_capacity(measured).best
+    driver = Driver(host=options.host, folder=folder, seed=0, options=("--mix", MIX))
     _drive(driver, "warm-up", WARM_PER_S, WARM_S, None)
-    found = []
-    for level in options.levels:
-        for pin in (None, *_ends(machine)):
-            per_s = level * best_per_s
-            name = f"{pin or ROUTED}-{100 * level:.0f}"
-            progress.now(f"{name}: {per_s:.0f} requests/s for {options.seconds:.0f} s")
-            _drive(driver, name, per_s, options.seconds, pin)
-            rows = read_columns(folder / REQUESTS)
-            compared = Compared(
-                level=level,
-                per_s=per_s,
-                policy=pin or ROUTED,
-                real=_told(rows.where(rows.phase == name), machine),
-                simulated=_simulated(measured, per_s, pin, options),
-            )
-            progress.done(_line(compared))
-            found.append(compared)
-    _write(folder, measured, best_per_s, found)
-    return found
+    found: list[Compared] = []
+    for number in range(options.rounds):
+        driver = replace(driver, seed=number)
+        for level in options.levels:
+            for pin in (None, *_ends(machine)):
+                per_s = level * best_per_s
+                name = f"{pin or ROUTED}-{100 * level:.0f}-{number + 1}"
+                progress.now(f"{name}: {per_s:.0f} requests/s for {options.seconds:.0f} s")
+                _drive(driver, name, per_s, options.seconds, pin)
+                rows = read_columns(folder / REQUESTS)
+                real = _told(rows.where(rows.phase == name), machine)
+                compared = Compared(
+                    level=level,
+                    per_s=per_s,
+                    policy=pin or ROUTED,
+                    real=real,
+                    simulated=_simulated(measured, per_s, pin, options.seconds, seed=number),
+                    rounds=(real.attainment,),
+                )
+                progress.done(f"round {number + 1}/{options.rounds}: {_line(compared)}")
+                found.append(compared)
+        _write(folder, measured, best_per_s, medians(found))
+    return medians(found)
+
+
+def medians(found: Sequence[Compared]) -> list[Compared]:
+    """Of all rounds of each phase, in the order of the first."""
+    phases: dict[tuple[float, str], list[Compared]] = {}
+    for one in found:
+        phases.setdefault((one.level, one.policy), []).append(one)
+    return [
+        replace(
+            same[0],
+            real=_median([one.real for one in same]),
+            simulated=_median([one.simulated for one in same]),
+            rounds=tuple(one.real.attainment for one in same),
+        )
+        for same in phases.values()
+    ]
+
+
+def _median(told: Sequence[Told]) -> Told:
+    names = [field.name for field in fields(Told)]
+    return Told(**{n: statistics.median(getattr(one, n) for one in told) for n in names})
 
 
 def _require_served(host: str, machine: Machine) -> None:
@@ -141,15 +169,16 @@ def _told(rows: Columns, machine: Machine) -> Told:
     )
 
 
-def _simulated(measured: Measured, per_s: float, pin: str | None, options: Options) -> Told:
+def _simulated(
+    measured: Measured, per_s: float, pin: str | None, seconds: float, *, seed: int
+) -> Told:
     machine = measured.machine
-    arrivals = steady(per_s, options.seconds, options.seed)
-    requests = requests_at(arrivals, measured.pools, seed=options.seed)
+    requests = requests_at(steady(per_s, seconds, seed), measured.pools, seed=seed)
 
     def policy(machine: Machine, rng: random.Random) -> BrainPolicy:
         return BrainPolicy(machine, rng, switches=Switches(pin=pin))
 
-    cluster = Cluster(machine, policy, seed=options.seed)
+    cluster = Cluster(machine, policy, seed=seed)
     fate = cluster.run(requests)
     result = result_of(fate, requests, machine, decisions=0, forecasts={})
     return Told(
@@ -180,13 +209,16 @@ def _write(folder: Path, measured: Measured, best_per_s: float, found: Sequence[
     (folder / "reality.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     head = (
         "| load | policy | requests/s | attainment real % | simulated % | apart | fidelity real "
-        "| simulated | rejected real % | simulated % |\n" + "|---" * 10 + "|\n"
+        "| simulated | rejected real % | simulated % | real in each round % |\n"
+        + "|---" * 11
+        + "|\n"
     )
     rows = "\n".join(
         f"| {c.level:g} × C_best | {c.policy} | {c.per_s:.0f} | {100 * c.real.attainment:.1f} "
         f"| {100 * c.simulated.attainment:.1f} | {c.apart:+.1f} | {c.real.fidelity:.3f} "
         f"| {c.simulated.fidelity:.3f} | {100 * c.real.rejected:.1f} "
-        f"| {100 * c.simulated.rejected:.1f} |"
+        f"| {100 * c.simulated.rejected:.1f} "
+        f"| {', '.join(f'{100 * share:.1f}' for share in c.rounds)} |"
         for c in found
     )
     (folder / "reality.md").write_text(

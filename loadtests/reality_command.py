@@ -30,6 +30,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=float, default=60.0, help="of each phase (default: %(default)s)"
     )
     parser.add_argument(
+        "--rounds",
+        type=int,
+        default=1,
+        help="of all phases, of which medians (default: %(default)s)",
+    )
+    parser.add_argument(
         "--out", type=Path, default=Path("load/reality"), help="folder (default: %(default)s)"
     )
 
@@ -48,7 +54,15 @@ def reality(args: argparse.Namespace) -> int:
         raise BadOption("--levels", args.levels, "numbers above zero, as 0.3,0.6,0.9")
     if not args.seconds > 0:
         raise BadOption("--seconds", args.seconds, "not above zero")
-    options = Options(host=args.host.rstrip("/"), out=args.out, levels=levels, seconds=args.seconds)
+    if args.rounds < 1:
+        raise BadOption("--rounds", args.rounds, "from 1 on")
+    options = Options(
+        host=args.host.rstrip("/"),
+        out=args.out,
+        levels=levels,
+        seconds=args.seconds,
+        rounds=args.rounds,
+    )
     compare(read_machine(args.machine), options, ProgressLine())
     print(args.out / "reality.md")
     return 0

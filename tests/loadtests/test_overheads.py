@@ -3,7 +3,7 @@
 import pytest
 
 from loadtests.process_cpu import by_kind, kind_of
-from loadtests.reality import MIX, Compared, Told, _told
+from loadtests.reality import MIX, Compared, Told, _told, medians
 from loadtests.records import Row, to_columns
 from loadtests.sim_types import Machine
 from loadtests.workload import parse_mix
@@ -81,3 +81,31 @@ def test_the_mix_of_the_comparison_is_the_simulators() -> None:
         (250, 30),
         (1000, 10),
     ]
+
+
+def test_rounds_are_compared_by_their_medians() -> None:
+    """Of three rounds of two phases each number is the middle one of its phase, and each round's share is kept."""
+
+    def told(attainment: float) -> Told:
+        return Told(
+            attainment=attainment, fidelity=1 - attainment, rejected=0.0, p95_ms=100 * attainment
+        )
+
+    found = [
+        Compared(
+            level=0.5,
+            per_s=10.0,
+            policy=policy,
+            real=told(attainment),
+            simulated=told(0.9),
+            rounds=(attainment,),
+        )
+        for attainment in (0.5, 0.9, 0.8)
+        for policy in ("routed", "pinned")
+    ]
+    routed, pinned = medians(found)
+    assert (routed.policy, pinned.policy) == ("routed", "pinned")
+    assert routed.real.attainment == 0.8
+    assert routed.real.fidelity == pytest.approx(0.2)
+    assert routed.rounds == (0.5, 0.9, 0.8)
+    assert routed.apart == pytest.approx(-10)
