@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve_app.asgi import AsgiApp
 
@@ -21,6 +22,9 @@ KEPT_ALIVE_S = 75  # a connection that asks nothing; balancers hang up after 60
 LEAVE_WITHIN_S = 15  # of answers that are still under way
 PATIENCE_S = 10.0  # until the router that this one replaces has let go of the port
 LOOK_S = 0.2
+MOST_HEAD_BYTES = (
+    64 * 1024
+)  # of a request before its body, beside what comes at once with its begin
 TICK_S = 1.0  # between two looks at the clock, for the header `Date`
 
 
@@ -42,6 +46,8 @@ class HttpServer:
         config = uvicorn.Config(
             app,
             interface="asgi3",
+            http=_Connection,
+            ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -79,6 +85,35 @@ class _Server(uvicorn.Server):
         while not await self.on_tick(0):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.left.wait(), TICK_S)
+
+
+class _Connection(HttpToolsProtocol):
+    """As uvicorn's, which takes heads of any size and waits for ever for the first one."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._heads, self._in_head, self._head_bytes = 0, True, 0
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._heads, self._in_head, self._head_bytes = self._heads + 1, True, 0
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        heads = self._heads
+        super().data_received(data)
+        if self._in_head and self._heads == heads:  # the same head goes on, with all of the data
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response(
+                    f"The request line and headers are over {MOST_HEAD_BYTES} bytes."
+                )
 
 
 def _listen(host: str, port: int) -> socket.socket:

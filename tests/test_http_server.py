@@ -1,7 +1,10 @@
 """The router's own port: there from the first moment, and left without losing an answer."""
 
 import asyncio
+import contextlib
 import socket
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import httpx
 import pytest
@@ -10,6 +13,8 @@ from serve_app import http_server
 from serve_app.asgi import Receive, Response, Scope, Send, send_response
 from serve_app.http_server import HttpServer
 from serve_app.ports import LOCALHOST, free_port
+
+Heard = TypeVar("Heard")
 
 
 @pytest.fixture
@@ -83,6 +88,60 @@ async def _refused(port: int) -> bool:
         return True
     writer.close()
     return False
+
+
+@pytest.mark.parametrize("begin", [b"GET / HTTP/1.1\r\nhost: a\r\nx-long: ", b"GET /"])
+def test_a_head_without_end_is_refused(port: int, begin: bytes) -> None:
+    """Somebody who sends headers or a path for ever is hung up on; others are answered."""
+
+    async def scenario(writer: asyncio.StreamWriter) -> httpx.Response:
+        with contextlib.suppress(ConnectionError):
+            writer.write(begin)
+            while True:
+                writer.write(b"x" * 10_000)
+                await writer.drain()
+        return await _ask(port)
+
+    assert asyncio.run(_talk(port, lambda _, writer: scenario(writer))).json() == {"path": "/"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"GET / HTTP/1.1\r\nx-long: " + b"x" * 50_000 + b"\r\n\r\n", b"HTTP/1.1 200 "),
+        (b"GET / HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n", b"HTTP/1.1 200 "),
+        (b"no HTTP at all\r\n\r\n", b"HTTP/1.1 400 "),
+        (b"", b""),
+    ],
+)
+def test_strangers_hear_what_is_wrong_and_take_no_place(
+    port: int, monkeypatch: pytest.MonkeyPatch, sent: bytes, answer: bytes
+) -> None:
+    """Long headers and offers of another protocol are passed over, other talk refused, silence is hung up on."""
+    monkeypatch.setattr(http_server, "KEPT_ALIVE_S", 0.2)
+
+    async def scenario(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(sent)
+        return await asyncio.wait_for(reader.read(), 30)
+
+    heard = asyncio.run(_talk(port, scenario))
+    assert heard.startswith(answer)
+    assert bool(heard) == bool(answer)
+
+
+async def _talk(
+    port: int,
+    scenario: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Heard]],
+) -> Heard:
+    """What comes of a connection to a server that says hello."""
+    server = HttpServer(LOCALHOST, port)
+    serving = asyncio.create_task(server.serve(_hello))
+    reader, writer = await asyncio.open_connection(LOCALHOST, port)
+    heard = await scenario(reader, writer)
+    writer.close()
+    await server.leave()
+    await serving
+    return heard
 
 
 def test_one_that_never_served_gives_its_port_back(port: int) -> None:
