@@ -54,7 +54,7 @@ def _bars(
         dots = [v for v in results.by_round(row, cell, value).values() if v is not None]
         axes.plot(dots, [place] * len(dots), ".", color=INK, markersize=3)
         axes.annotate(
-            f"{median:.3g}",
+            f"{median:.3g}" if median < 1000 else f"{median:.0f}",  # noqa: PLR2004 (else 1e+03)
             (median, place),
             xytext=(4, 0),
             textcoords="offset points",
