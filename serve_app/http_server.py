@@ -22,9 +22,8 @@ KEPT_ALIVE_S = 75  # a connection that asks nothing; balancers hang up after 60
 LEAVE_WITHIN_S = 15  # of answers that are still under way
 PATIENCE_S = 10.0  # until the router that this one replaces has let go of the port
 LOOK_S = 0.2
-MOST_HEAD_BYTES = (
-    64 * 1024
-)  # of a request before its body, beside what comes at once with its begin
+# Of a request before its body, beside what comes at once with its begin.
+MOST_HEAD_BYTES = 64 * 1024
 TICK_S = 1.0  # between two looks at the clock, for the header `Date`
 
 
