@@ -241,6 +241,11 @@ class RouterDeployment:
         work = [self._attend(), *(direct.follow() for direct in self._direct.values())]
         return work if self._http is None else [*work, self._http.serve(self._router.handle)]
 
+    def check_health(self) -> None:
+        """Serve asks every few seconds, and replaces a router that raises."""
+        if self._http is not None and self._http.is_down:
+            raise InternalError("the router has stopped listening")
+
     async def _leave(self) -> None:
         if self._http is not None:  # Serve has waited for what came through its proxies
             await self._http.leave()

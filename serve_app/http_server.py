@@ -59,6 +59,11 @@ class HttpServer:
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
         await asyncio.shield(self._serving)
 
+    @property
+    def is_down(self) -> bool:
+        """Whether it has stopped serving, told to or not."""
+        return self._serving is not None and self._serving.done()
+
     async def leave(self) -> None:
         """Accept nobody any more, finish what is under way."""
         if self._server is None or self._serving is None:

@@ -33,16 +33,19 @@ async def _ask(port: int, path: str = "/") -> httpx.Response:
 
 
 def test_whoever_comes_before_the_application_waits_for_it(port: int) -> None:
-    """A request that is there before the router can serve is answered, not refused."""
+    """A request that is there before the router can serve is answered; only after leaving is the server down."""
 
     async def scenario() -> httpx.Response:
         server = HttpServer(LOCALHOST, port)
         early = asyncio.create_task(_ask(port, "/early"))
         await asyncio.sleep(0.05)
+        assert not server.is_down
         serving = asyncio.create_task(server.serve(_hello))
         answer = await early
+        assert not server.is_down
         await server.leave()
         await serving
+        assert server.is_down
         return answer
 
     answer = asyncio.run(scenario())
