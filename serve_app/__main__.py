@@ -12,6 +12,7 @@ import sys
 
 from serve_app.environment import apply_local_environment, cluster_environment, find_haproxy
 from serve_app.errors import SettingsError, SetupError
+from serve_app.ports import family_of
 from serve_app.registry import load_ladder
 from serve_app.settings import Settings, parse_settings
 
@@ -87,8 +88,7 @@ def require_free_port(host: str, port: int) -> None:
     Raises:
         SettingsError: the address is taken or not ours.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
+    with socket.socket(family_of(host)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -399,7 +399,8 @@ def _deploy_behind_proxy(given: dict[str, Any], listen: HostPort) -> None:
     """Start Serve and run the application, whose replicas start beside Serve's proxies, not after them."""
     beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="serve-start")
     try:
-        options = dict(zip(("host", "port"), listen, strict=True))
+        host, port = listen
+        options = {"host": host, "port": port}
         started = beside.submit(serve.start, http_options=options, logging_config=LOGGING)
         application = build_app(given)
         while not serve.status().proxies:

@@ -16,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve_app.asgi import AsgiApp
+from serve_app.ports import family_of
 
 BACKLOG = 2048  # connections that the kernel keeps while the router is busy
 KEPT_ALIVE_S = 75  # a connection that asks nothing; balancers hang up after 60
@@ -121,11 +122,10 @@ class _Connection(HttpToolsProtocol):
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     give_up_s = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return socket.create_server((host, port), family=family, backlog=BACKLOG)
+            return socket.create_server((host, port), family=family_of(host), backlog=BACKLOG)
         except OSError:
             if time.monotonic() > give_up_s:
                 raise

@@ -1,4 +1,4 @@
-"""Ports for programs that are about to start, and that get their numbers in advance.
+"""Ports for programs that are about to start, and that get their numbers in advance; a host's kind of address.
 
 A port that the kernel names for a bind to 0 may be handed to any other program before ours binds it,
 and the many processes of a starting cluster ask for hundreds. These ports lie where the kernel hands
@@ -14,6 +14,11 @@ import socket
 
 LOCALHOST = "127.0.0.1"
 PORTS = range(20_000, 30_000)
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """Of addresses with colons IPv6, of all else, names too, IPv4."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def free_ports(count: int) -> list[int]:

@@ -18,9 +18,8 @@ from bisect import bisect_left, bisect_right
 
 AGES = 20.0
 PLACES_MS = (0.0, 50.0, 100.0, 250.0, 500.0, 1000.0)
-BEST_CASE = (
-    0.8  # of what a text takes where engines are not in each other's way: faster it hardly ever is
-)
+# Of what a text takes where engines are not in each other's way: faster it hardly ever is.
+BEST_CASE = 0.8
 
 
 def place_of(left_ms: float) -> int:

@@ -164,7 +164,9 @@ def test_a_killed_router_comes_back_to_its_port(start_server: StartServer) -> No
     """The only router, which listens itself, is replaced by one that listens there too."""
     server = start_server("--variants", "onnx-int8")
     (victim,) = server.replica_pids("router")
-    psutil.Process(victim).kill()
+    router = psutil.Process(victim)
+    router.kill()
+    router.wait(30)
     server.wait_until_ready()
     (successor,) = server.replica_pids("router")
     assert successor != victim
