@@ -216,7 +216,8 @@ class Fleet:
         assert chosen is not None  # noqa: S101  # the refused go no further
         brain, name, started_s = self.brain, chosen.variant, time.monotonic()
         tokens = tokenized.tokens
-        with brain.hold(chosen, tokens=tokens, now_s=started_s):
+        texts = len(tokenized.texts)
+        with brain.hold(chosen, tokens=tokens, texts=texts, now_s=started_s):
             # After the call has left: what was wished for is in no hurry.
             asyncio.get_running_loop().call_later(0, self._wish, hint, decision, tokenized)
             try:

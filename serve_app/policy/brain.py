@@ -226,10 +226,13 @@ class Brain:
             pool.look(now_s)
 
     @contextmanager
-    def hold(self, chosen: Candidate, *, tokens: int, now_s: float) -> Iterator[None]:
+    def hold(
+        self, chosen: Candidate, *, tokens: int, texts: int = 1, now_s: float
+    ) -> Iterator[None]:
         """Count an admitted request's tokens as in flight."""
         variant = self._variants[chosen.variant]
-        variant.load.arrived(tokens, now_s=now_s)
+        place_ms = chosen.forecast.place_ms
+        variant.load.arrived(tokens, texts=texts, place_ms=place_ms, now_s=now_s)
         with variant.load.hold(tokens):
             yield
 

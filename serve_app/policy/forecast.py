@@ -2,10 +2,10 @@
 
 A batch of n padded tokens takes `base + per_token * n` on an unshared core (the profile), and `pace`
 times as long where other engines share the cores. What runs and what has an earlier turn goes first
-(`turns.py`), on all cores side by side; those who come meanwhile and have an earlier turn lengthen the wait by the
-load; a request's own texts follow, in a batch that those who arrive during the wait will join:
+(`turns.py`), on all cores side by side; those who come meanwhile and have an earlier turn lengthen the wait, by
+what is let in; a request's own texts follow, in a batch that those who arrive during the wait will join:
 
-    wait        = (rest of what runs + pace * work with an earlier turn) / cores * (1 + load)
+    wait        = with_overtakers((rest of what runs + pace * work with an earlier turn) / cores)
     joiners     = pace * per_token * min(room in my last batch, rate * wait)
     told        = wait + pace * T(mine) + joiners + hop
     p50, p95    = told * exp(theta), each with a theta learned online: see `correction.py`

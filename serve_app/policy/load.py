@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from serve_app.manifest import Profile
 from serve_app.policy.forecast import batches_ms, fit_of
 from serve_app.policy.pool import MOST_LOAD, Pool
-from serve_app.policy.turns import Line, can_make_it, turn_s
+from serve_app.policy.turns import Line, can_make_it, turn_after_ms, turn_s, with_overtakers_ms
 
 REPLICA_FORGOTTEN_AFTER_S = 30.0
 TYPICAL_TOKENS = 64  # of a batch, where replicas of unequal speed are compared
 CORRECTION_WEIGHT = 0.1  # of the newest observation, in the exponentially weighted means
 OTHERS_FADE_S = 1.0  # what other routers had queued, as a replica last said, is history by then
 RATE_WINDOW_S = 0.5  # over which the rate of arriving tokens is averaged
-SHARE_OF_BASE = 0.5  # of a batch's own cost that a text pays at least: it seldom rides alone
+SHARE_OF_BASE = 0.35  # of a batch's own cost that a text pays at least: it seldom rides alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,11 +152,14 @@ class VariantLoad:
             line.add(turn, took_ms)
         return Waiting(lines, turn, took_ms)
 
-    def arrived(self, tokens: int, *, now_s: float) -> None:
-        """Take a request's tokens into the rate at which they arrive."""
+    def arrived(self, tokens: int, *, texts: int = 1, place_ms: float = 0.0, now_s: float) -> None:
+        """Take a request that was let in into the rates at which tokens and work arrive."""
         fade = math.exp((self._rate_s - now_s) / RATE_WINDOW_S)
         self._rate = self._rate * fade + tokens / RATE_WINDOW_S
         self._rate_s = now_s
+        took_ms = self.work_ms(tokens, texts=texts)
+        turn_ms = turn_after_ms(place_ms=place_ms, work_ms=took_ms / texts)
+        self.pool.came(took_ms, turn_ms=turn_ms, now_s=now_s)
 
     def saw(self, state: ReplicaState, *, now_s: float) -> None:
         """A reply from a replica arrived: one of its batches ended, and its next one began."""
@@ -252,12 +255,12 @@ class VariantLoad:
         """
         pool, places, wait_ms = self.pool, self.places, 0.0
         others_ms = self.others(now_s) * self.fit[1] if self._others_tokens else 0.0
-        load = pool.load(now_s) if grows else 0.0
+        load = pace * pool.inflow(now_s) if grows else 0.0
         if pool.is_shared and (pool.busy >= pool.cores or self.calls < self.places):
             line, width = pool.line, pool.width
             ahead_ms = (line.work_ms if turn_s == math.inf else line.ahead_ms(turn_s)) + others_ms
             wait_ms = line.wait_ms(pace * ahead_ms, now_s=now_s, width=width)
-            wait_ms *= 1 + (load if load < MOST_LOAD else MOST_LOAD)
+            wait_ms = self._grown_ms(wait_ms, load=load, turns_ms=(turn_s - now_s) * 1000)
             if places >= width:
                 return wait_ms
         if pool.is_shared:
@@ -265,8 +268,17 @@ class VariantLoad:
         line = self.line
         ahead_ms = (line.work_ms if turn_s == math.inf else line.ahead_ms(turn_s)) + others_ms
         own_ms = line.wait_ms(pace * ahead_ms, now_s=now_s, width=places)
-        own_ms *= 1 + (load if load < MOST_LOAD else MOST_LOAD)
+        own_ms = self._grown_ms(own_ms, load=load, turns_ms=(turn_s - now_s) * 1000)
         return max(wait_ms, own_ms)
+
+    def _grown_ms(self, wait_ms: float, *, load: float, turns_ms: float) -> float:
+        """A wait with those who come meanwhile; for whom all go first, a first approximation."""
+        if not load:
+            return wait_ms
+        if turns_ms == math.inf:
+            return wait_ms * (1 + (load if load < MOST_LOAD else MOST_LOAD))
+        typical_ms = self.pool.turns_ms
+        return with_overtakers_ms(wait_ms, load=load, turns_ms=turns_ms, typical_ms=typical_ms)
 
     def rate(self, now_s: float) -> float:
         """Tokens that arrive at each replica a millisecond."""

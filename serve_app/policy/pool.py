@@ -4,8 +4,9 @@ A pool knows what its engines run and what waits for them, how much they slow ea
 worth to others. That is its rent: a request that takes a more faithful variant than the cheapest delays all that
 come while the cores are busy, the more of them the more are asked for,
 
-    rent  = RENT * min(load, MOST_LOAD)        normalised fidelity a core-millisecond; 0 while nothing runs
-    load  = work asked for, at its cheapest / cores, over the last second or so
+    rent  = RENT * pace * min(load, MOST_LOAD)    normalised fidelity a core-millisecond; 0 while nothing runs
+    load  = pace * work asked for, at its cheapest / cores, over the last second or so
+    pace  = how many times longer than its profile a batch takes while all cores are busy
 
 and goes where its fidelity exceeds the rent of a text's work most. In quiet times that is the best variant for
 all; the busier the cores, the shorter must a text be for it.
@@ -19,9 +20,12 @@ from collections.abc import Collection
 from serve_app.policy.contention import Contention
 from serve_app.policy.turns import Line
 
-RENT = 0.5
+RENT = 0.17
 MOST_LOAD = 2.0
 ASKED_OVER_S = 1.0
+CAME_OVER_S = 0.2  # of who is let in: a burst shall be noticed while it begins
+TURNS_OVER_MS = 2000.0  # work over which the mean of turns is taken
+FIRST_TURNS_MS = 100.0  # until there is any
 
 
 class Pool:
@@ -30,6 +34,8 @@ class Pool:
     __slots__ = (
         "_asked_ms",
         "_asked_s",
+        "_came_ms",
+        "_came_s",
         "_hosts",
         "_load",
         "_load_s",
@@ -40,6 +46,7 @@ class Pool:
         "is_shared",
         "line",
         "rent",
+        "turns_ms",
         "width",
     )
 
@@ -61,6 +68,9 @@ class Pool:
         self._asked_ms = 0.0
         self._asked_s = 0.0
         self._load, self._load_s = 0.0, math.nan  # and as of when
+        self._came_ms = 0.0
+        self._came_s = 0.0
+        self.turns_ms = FIRST_TURNS_MS  # from when a text comes to its turn, the mean by work
         self._hosts: dict[str, Collection[str]] = {}
 
     def heard(self, variant: str, hosts: Collection[str], *, places: int) -> None:
@@ -78,14 +88,34 @@ class Pool:
         self._asked_s = now_s
         self._load_s = math.nan
 
+    def came(self, work_ms: float, *, turn_ms: float, now_s: float) -> None:
+        """A text that takes so much work waits from now on for its turn so much later."""
+        fade = math.exp((self._came_s - now_s) / CAME_OVER_S)
+        self._came_ms = self._came_ms * fade + work_ms
+        self._came_s = now_s
+        self.turns_ms += (turn_ms - self.turns_ms) * min(work_ms / TURNS_OVER_MS, 1.0)
+
+    def inflow(self, now_s: float) -> float:
+        """Work that is let in, as profiles have it / what all batches side by side can do."""
+        fade = math.exp((self._came_s - now_s) / CAME_OVER_S)
+        return self._came_ms * fade / (1000 * CAME_OVER_S * self.width)
+
     def load(self, now_s: float) -> float:
         """Work asked for / what all cores can do."""
         if now_s != self._load_s:
             fade = math.exp((self._asked_s - now_s) / ASKED_OVER_S)
-            self._load = self._asked_ms * fade / (1000 * ASKED_OVER_S * self.cores)
+            asked_ms = self.pace * self._asked_ms * fade
+            self._load = asked_ms / (1000 * ASKED_OVER_S * self.cores)
             self._load_s = now_s
         return self._load
 
+    @property
+    def pace(self) -> float:
+        """How many times longer than its profile a batch takes while all cores are busy."""
+        return self.contention.at(self.width)[0]
+
     def look(self, now_s: float) -> None:
         """Set the rent as of now. Where nothing runs, nobody is delayed."""
-        self.rent = RENT * min(self.load(now_s), MOST_LOAD) if self.busy else 0.0
+        self.rent = 0.0
+        if self.busy:
+            self.rent = RENT * self.pace * min(self.load(now_s), MOST_LOAD)

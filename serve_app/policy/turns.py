@@ -27,9 +27,32 @@ def place_of(left_ms: float) -> int:
     return max(bisect_right(PLACES_MS, left_ms) - 1, 0)
 
 
+def turn_after_ms(*, place_ms: float, work_ms: float) -> float:
+    """How long after it was let in it is the turn of a text that takes `work_ms`."""
+    return place_ms + AGES * work_ms
+
+
 def turn_s(now_s: float, *, place_ms: float, work_ms: float) -> float:
     """When it is the turn of a text that takes `work_ms` and was let in now."""
     return now_s + (place_ms + AGES * work_ms) / 1000
+
+
+def with_overtakers_ms(wait_ms: float, *, load: float, turns_ms: float, typical_ms: float) -> float:
+    """A wait, grown by those who come meanwhile and have an earlier turn.
+
+    Whoever comes t later goes first if its own turn is less than `turns_ms - t` after it came. Where those are
+    exponentially distributed, all who do so are as many as come in turns - typical * (1 - exp(-turns / typical)).
+    Those who come when the wait is over do not matter: it is no longer than a queue's in which all go first.
+
+    Args:
+        wait_ms: for what is there already.
+        load: work that comes / what can be done, in the same time.
+        turns_ms: until the turn of who waits, as it comes.
+        typical_ms: the same of others, the mean by their work.
+    """
+    overtaken_ms = turns_ms - typical_ms * (1 - math.exp(-turns_ms / typical_ms))
+    grown_ms = wait_ms + load * overtaken_ms
+    return min(grown_ms, wait_ms / (1 - load)) if load < 1 else grown_ms
 
 
 def can_make_it(left_ms: float, *, alone_ms: float) -> bool:

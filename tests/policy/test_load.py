@@ -165,15 +165,19 @@ def test_a_variant_with_fewer_streams_than_cores_waits_for_its_own(load: Variant
         assert wide.starts_at_once(0)
 
 
-def test_with_those_who_come_meanwhile_a_wait_grows_by_the_load(load: VariantLoad) -> None:
-    """As much as is asked of all cores, up to twice."""
+def test_with_those_who_come_meanwhile_a_wait_grows_by_what_is_let_in() -> None:
+    """Work that comes as fast as it is done doubles the wait of the last of all; what is refused adds nothing."""
     pool = Pool(cores=1.0)
     load = VariantLoad(PROMISED, pool)
     with load.call(10, now_s=0):
-        for asked_ms, grown in ((0.0, 1.0), (500.0, 1.5), (9e9, 3.0)):
-            pool.asked(asked_ms, now_s=0)
-            found = load.wait_ms(1e6, now_s=0, pace=1.0, grows=True)
-            assert found == pytest.approx(20 * grown)
+        pool.asked(9e9, now_s=0)
+        assert load.wait_ms(math.inf, now_s=0, pace=1.0, grows=True) == 20
+        for at_s in range(-100, 0):
+            load.arrived(5, now_s=at_s / 100)
+        found_ms = load.wait_ms(math.inf, now_s=0, pace=1.0, grows=True)
+        assert found_ms == pytest.approx(40, rel=0.05)
+        soon_ms = load.wait_ms(0.001, now_s=0, pace=1.0, grows=True)
+        assert 20 < soon_ms < 21
 
 
 def test_what_others_queued_is_seen_and_fades(load: VariantLoad) -> None:

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.policy.turns import AGES, PLACES_MS, Line, can_make_it, place_of, turn_s
+from serve_app.policy.turns import (
+    AGES,
+    PLACES_MS,
+    Line,
+    can_make_it,
+    place_of,
+    turn_s,
+    with_overtakers_ms,
+)
 
 WORK = st.floats(0.1, 500)
 ARRIVALS = st.lists(
@@ -120,3 +128,30 @@ def test_what_cannot_make_it_need_not_be_sent() -> None:
     assert can_make_it(20.0, alone_ms=20.0)
     assert not can_make_it(20.0, alone_ms=30.0)
     assert can_make_it(float("inf"), alone_ms=1e6)
+
+
+@given(*[st.floats(0, 5000)] * 2, *[st.floats(0, 5)] * 2, st.floats(1, 1000))
+def test_who_comes_meanwhile_makes_a_wait_longer(
+    wait_ms: float, turns_ms: float, load: float, more: float, typical_ms: float
+) -> None:
+    """The more, the more work comes and the later my turn is; by no more than comes until my turn."""
+
+    def grown_ms(load: float, turns_ms: float) -> float:
+        return with_overtakers_ms(wait_ms, load=load, turns_ms=turns_ms, typical_ms=typical_ms)
+
+    found_ms = grown_ms(load, turns_ms)
+    assert wait_ms <= found_ms <= (wait_ms + load * turns_ms) * (1 + 1e-9)
+    assert grown_ms(load + more, turns_ms) >= found_ms * (1 - 1e-9)
+    assert grown_ms(load, turns_ms + 100 * more) >= found_ms * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("load", "turns_ms", "found_ms"),
+    [(0.0, 500, 100), (0.5, 1e9, 200), (2.0, 1000, 1900), (0.5, 1e-6, 100)],
+)
+def test_a_wait_grows_until_all_who_go_first_are_done(
+    load: float, turns_ms: float, found_ms: float
+) -> None:
+    """Half the cores' work comes: a queue's double wait; more than can be done: all of it that comes until then."""
+    grown_ms = with_overtakers_ms(100.0, load=load, turns_ms=turns_ms, typical_ms=100.0)
+    assert grown_ms == pytest.approx(found_ms, rel=0.001)
