@@ -107,14 +107,15 @@ class Cluster:
             ]
             for facts in machine.variants
         }
+        of_a_router = replace(machine, cores=machine.cores / setup.routers)
         self.policies = [
-            make_policy(machine, random.Random(f"policy {number} {seed}"))  # noqa: S311
+            make_policy(of_a_router, random.Random(f"policy {number} {seed}"))  # noqa: S311
             for number in range(setup.routers)
         ]
         self.routers = [
             Router(
                 self.simulation,
-                machine,
+                of_a_router,
                 policy,
                 clients=self,
                 replicas=self.replicas,

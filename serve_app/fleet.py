@@ -63,7 +63,8 @@ class Fleet:
             ],
             options=Options(
                 default=_reachable(settings.default_hint(), max(self._fidelities.values())),
-                cores=cores / settings.threads,  # each batch takes so many
+                # Each batch takes so many threads, and routers keep to equal parts.
+                cores=cores / settings.threads / settings.routers,
                 max_wait_ms=settings.max_wait_ms,
                 reserve_ms=settings.reserve_ms,
             ),

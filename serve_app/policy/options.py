@@ -24,7 +24,7 @@ class Options:
     """What a brain is told; the switches are for the simulator's ablations."""
 
     default: Hint  # of requests that bring none
-    cores: float  # that engines share on a host, as many as a batch takes counted as one
+    cores: float  # of a host that are this router's to fill; as many as a batch takes count as one
     max_wait_ms: float = 30_000.0
     reserve_ms: float = 2.0
     corrects: bool = True

@@ -231,5 +231,12 @@ def test_a_batch_takes_as_many_cores_as_it_has_threads(
     assert list(pools.values()) == [batches]
 
 
+def test_several_routers_keep_to_equal_parts_of_the_cores(ladder: Ladder) -> None:
+    """Four of them on eight cores fill two each; all of them filling eight would have each batch wait for three others."""
+    transports = {rung.manifest.variant: _never for rung in ladder.rungs}
+    fleet = Fleet(ladder, transports, settings=Settings(cores=8, routers=4))
+    assert {lane.load.pool.cores for lane in fleet.lanes.values()} == {2}
+
+
 async def _never(call: Call) -> Reply:
     raise AssertionError(f"nobody sends {call}")

@@ -285,6 +285,22 @@ def test_several_routers_share_the_work() -> None:
     assert min(decisions) > 0.2 * sum(decisions)
 
 
+@pytest.mark.parametrize("routers", [1, 2, 4])
+def test_routers_together_run_no_more_batches_than_there_are_cores(routers: int) -> None:
+    """On four of them, in a burst: all cores are used, and nothing waits at a replica's door."""
+    seen: list[int] = []
+    machine = Machine(cores=4, streams=4, variants=(facts(),))
+
+    def computed(one: SimRequest) -> None:
+        del one
+        seen.append(sum(r.calls for rs in cluster.replicas.values() for r in rs))
+
+    setup = Setup(routers=routers)
+    cluster = Cluster(machine, _always, seed=0, setup=setup, computed=computed)
+    cluster.run(_busy())
+    assert max(seen) == 4
+
+
 def test_a_cold_variant_is_not_chosen_before_it_is_up() -> None:
     """Its replica starts two seconds late."""
     requests = _busy()
