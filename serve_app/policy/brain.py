@@ -210,7 +210,7 @@ class Brain:
         """
         bounded = left_ms is not None
         self._begin(tokens, texts, left_ms or 0.0, now_s, bounded=bounded)
-        return [row.candidate() for row in self._rows]
+        return [row.candidate()._replace(soon_ms=row.soonest_ms()) for row in self._rows]
 
     def _begin(
         self, tokens: int, texts: int, left_ms: float, now_s: float, *, bounded: bool

@@ -44,6 +44,10 @@ class Row(Protocol):
         """The learned median of the same."""
         ...
 
+    def soonest_ms(self) -> float:
+        """`p95_ms` at the first place in line."""
+        ...
+
 
 class Candidate(NamedTuple):
     """A deployed variant, as one request sees it."""
@@ -54,6 +58,9 @@ class Candidate(NamedTuple):
     forecast: Forecast
     cold: bool = False  # no replica is up: it cannot be chosen, only wished for
     price: float = 0.0  # of a text's work here, in normalised fidelity; see `pool.py`
+    soon_ms: float | None = (
+        None  # p95 at the first place in line; where told, to choose among candidates
+    )
 
     @property
     def wait_ms(self) -> float:
@@ -68,6 +75,9 @@ class Candidate(NamedTuple):
 
     def p50_ms(self) -> float:
         return self.forecast.p50_ms
+
+    def soonest_ms(self) -> float:
+        return self.forecast.p95_ms if self.soon_ms is None else self.soon_ms
 
 
 class Rejected(NamedTuple):
@@ -135,6 +145,9 @@ class Record(Protocol):
         ...
 
 
+_TOLD = ("chosen", "reason", "at_risk", "budget_ms", "retry_after_s", "refused_for")
+
+
 class Decision:
     """The chosen variant; or none (`chosen` is None), when waiting `retry_after_s` may help.
 
@@ -173,7 +186,7 @@ class Decision:
 
     def __repr__(self) -> str:
         """Without the grounds, which are long."""
-        told = ((name, getattr(self, name)) for name in self.__slots__ if name != "_record")
+        told = ((name, getattr(self, name)) for name in _TOLD)
         return f"Decision({', '.join(f'{name}={value!r}' for name, value in told)})"
 
     @property

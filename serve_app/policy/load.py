@@ -152,7 +152,7 @@ class VariantLoad:
             line.add(turn, took_ms)
         return Waiting(lines, turn, took_ms)
 
-    def arrived(self, tokens: int, *, texts: int = 1, place_ms: float = 0.0, now_s: float) -> None:
+    def arrived(self, tokens: int, *, now_s: float, texts: int = 1, place_ms: float = 0.0) -> None:
         """Take a request that was let in into the rates at which tokens and work arrive."""
         fade = math.exp((self._rate_s - now_s) / RATE_WINDOW_S)
         self._rate = self._rate * fade + tokens / RATE_WINDOW_S

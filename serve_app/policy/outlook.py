@@ -54,6 +54,7 @@ class Outlook:
     __slots__ = (
         "_moment",
         "_number",
+        "_starts",
         "_told",
         "cold",
         "correction",
@@ -76,6 +77,7 @@ class Outlook:
         self.cold = True
         self._moment = moment
         self._number = -1  # of the moment in which it was forecast
+        self._starts = False  # at once, in that moment
         self._told: Told = (0.0, 0.0, 0.0, 0, 1.0, 0.0)
 
     @property
@@ -108,6 +110,15 @@ class Outlook:
         told = self.told()
         return (told[0] + told[1]) * told[4]
 
+    def soonest_ms(self) -> float:
+        """p95 at the first place in line."""
+        wait_ms, service_ms, p95_ms, _, _, place_ms = self.told()
+        if not place_ms or self._starts or not self._waits_in_line():
+            return p95_ms
+        pace = self.pool.contention.at(self.pool.busy)[0]
+        factor = p95_ms / (wait_ms + service_ms)
+        return (self._wait_ms(0, pace) + service_ms) * factor
+
     @property
     def is_told(self) -> bool:
         """Whether somebody asked for a forecast in this moment."""
@@ -124,7 +135,7 @@ class Outlook:
         self._number = moment.number
         load, pool, now_s, fit = self.load, self.pool, moment.now_s, self.load.fit
         number, wait_ms, joining, place = moment.size_bin, 0.0, 0.0, moment.place
-        starts = load.starts_at_once(now_s)
+        starts = self._starts = load.starts_at_once(now_s)
         pace, hop_ms = pool.contention.at(pool.busy + starts)
         if not starts:
             wait_ms = load.wait_ms(math.inf, now_s=now_s, pace=pace, grows=moment.joiners)
@@ -137,28 +148,31 @@ class Outlook:
             typical = min(self.median.factor(number, now_s), factor)
         service_ms = service_of(fit, moment.tokens, pace, joining, moment.texts)
         service_ms += hop_ms + moment.lag_ms
-        if not starts and (pool.line if pool.is_shared else load.line).work_ms:
+        if not starts and self._waits_in_line():
             wait_ms, place = self._in_turn(pace, most_ms=moment.left_ms / factor - service_ms)
         p95_ms = (wait_ms + service_ms) * factor
         self._told = wait_ms, service_ms, p95_ms, number, typical, PLACES_MS[place]
         return self._told
 
+    def _waits_in_line(self) -> bool:
+        return bool((self.pool.line if self.pool.is_shared else self.load.line).work_ms)
+
     def _in_turn(self, pace: float, *, most_ms: float) -> tuple[float, int]:
         """The wait and the place of a request that may wait for so long."""
-        moment, load = self._moment, self.load
-        now_s, place, grows = moment.now_s, moment.place, moment.joiners
-        work_ms = load.work_ms(min(moment.tokens, load.fit[2]))
-
-        def at(place: int) -> float:
-            turn = turn_s(now_s, place_ms=PLACES_MS[place], work_ms=work_ms)
-            return load.wait_ms(turn, now_s=now_s, pace=pace, grows=grows)
-
-        wait_ms = at(place)
-        if place and wait_ms > most_ms and at(0) <= most_ms:
+        place = self._moment.place
+        wait_ms = self._wait_ms(place, pace)
+        if place and wait_ms > most_ms and self._wait_ms(0, pace) <= most_ms:
             while wait_ms > most_ms:
                 place -= 1
-                wait_ms = at(place)
+                wait_ms = self._wait_ms(place, pace)
         return wait_ms, place
+
+    def _wait_ms(self, place: int, pace: float) -> float:
+        """Of a request at this place in line."""
+        moment, load = self._moment, self.load
+        work_ms = load.work_ms(min(moment.tokens, load.fit[2]))
+        turn = turn_s(moment.now_s, place_ms=PLACES_MS[place], work_ms=work_ms)
+        return load.wait_ms(turn, now_s=moment.now_s, pace=pace, grows=moment.joiners)
 
     def candidate(self) -> Candidate:
         """All that is seen of the variant."""

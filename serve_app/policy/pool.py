@@ -37,6 +37,8 @@ class Pool:
         "_came_ms",
         "_came_s",
         "_hosts",
+        "_inflow",
+        "_inflow_s",
         "_load",
         "_load_s",
         "_of_a_host",
@@ -70,6 +72,7 @@ class Pool:
         self._load, self._load_s = 0.0, math.nan  # and as of when
         self._came_ms = 0.0
         self._came_s = 0.0
+        self._inflow, self._inflow_s = 0.0, math.nan  # and as of when
         self.turns_ms = FIRST_TURNS_MS  # from when a text comes to its turn, the mean by work
         self._hosts: dict[str, Collection[str]] = {}
 
@@ -79,7 +82,7 @@ class Pool:
         count = max(1, len(set().union(*self._hosts.values())))
         self.cores = count * self._of_a_host if self.is_shared else places
         self.width = max(1, math.ceil(self.cores))
-        self._load_s = math.nan
+        self._load_s = self._inflow_s = math.nan
 
     def asked(self, work_ms: float, *, now_s: float) -> None:
         """Somebody asked for so much work, were it done as cheaply as here can be."""
@@ -93,12 +96,16 @@ class Pool:
         fade = math.exp((self._came_s - now_s) / CAME_OVER_S)
         self._came_ms = self._came_ms * fade + work_ms
         self._came_s = now_s
+        self._inflow_s = math.nan
         self.turns_ms += (turn_ms - self.turns_ms) * min(work_ms / TURNS_OVER_MS, 1.0)
 
     def inflow(self, now_s: float) -> float:
         """Work that is let in, as profiles have it / what all batches side by side can do."""
-        fade = math.exp((self._came_s - now_s) / CAME_OVER_S)
-        return self._came_ms * fade / (1000 * CAME_OVER_S * self.width)
+        if now_s != self._inflow_s:
+            fade = math.exp((self._came_s - now_s) / CAME_OVER_S)
+            self._inflow = self._came_ms * fade / (1000 * CAME_OVER_S * self.width)
+            self._inflow_s = now_s
+        return self._inflow
 
     def load(self, now_s: float) -> float:
         """Work asked for / what all cores can do."""

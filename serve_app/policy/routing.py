@@ -154,11 +154,12 @@ def _worth_most(
     """Of those in time the one whose fidelity exceeds its price most, and whether that passes over a better one.
 
     All within `FIDELITY_TIE` of the best in time are worth the same: the cheaper wins, then the more
-    loaded.
+    loaded. A lesser one is preferred for its price only if it is in time whenever the better one is: else a larger
+    budget, with which it is, would get less.
     """
     least, span = scale
     found, most, near, near_worth = None, 0.0, 0.0, 0.0
-    for row in rows:
+    for number, row in enumerate(rows):
         fidelity = row.fidelity
         if fidelity < floor:
             break
@@ -176,11 +177,21 @@ def _worth_most(
             beyond = worth - row.price
             if beyond < most or (beyond == most and not _is_before(row, found)):
                 continue
-            if row.p95_ms() > left_ms:
+            if row.p95_ms() > left_ms or _waits_longer(row, rows[:number]):
                 continue
             most = beyond
         found = row
     return found, found is not None and found.fidelity < near
+
+
+def _waits_longer(row: R, better: Sequence[R]) -> bool:
+    """Whether one that is more faithful could be in time where it is not."""
+    soonest_ms, beyond = row.soonest_ms(), row.fidelity + FIDELITY_TIE
+    return any(
+        other.soonest_ms() < soonest_ms
+        for other in better
+        if not other.cold and other.fidelity > beyond
+    )
 
 
 def _cheapest(rows: Sequence[R], left_ms: float, floor: float, *, whole: bool) -> R | None:

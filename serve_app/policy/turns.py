@@ -50,7 +50,7 @@ def with_overtakers_ms(wait_ms: float, *, load: float, turns_ms: float, typical_
         turns_ms: until the turn of who waits, as it comes.
         typical_ms: the same of others, the mean by their work.
     """
-    overtaken_ms = turns_ms - typical_ms * (1 - math.exp(-turns_ms / typical_ms))
+    overtaken_ms = max(turns_ms + typical_ms * math.expm1(-turns_ms / typical_ms), 0.0)
     grown_ms = wait_ms + load * overtaken_ms
     return min(grown_ms, wait_ms / (1 - load)) if load < 1 else grown_ms
 

@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from serve_app.policy.hint import Hint, Quality
@@ -24,7 +24,14 @@ def test_an_explicit_floor_is_never_broken(
         assert chosen is None or chosen.fidelity >= floor
 
 
+BUSY_INT8 = State([0, 0, 1, 0], [1.0, 4.0, 1.0, 1.0], [False] * 4, 0, stands_s=0.5)
+
+
+@settings(max_examples=500)
 @given(CROWDED, st.floats(1, 2000), st.floats(0, 2000), st.integers(1, 600))
+@example(
+    BUSY_INT8, 178.0, 459.0, 285
+)  # which is worth more than BF16, but only the larger budget can wait for
 def test_a_larger_budget_never_lowers_fidelity(
     state: State, budget_ms: float, more_ms: float, tokens: int
 ) -> None:

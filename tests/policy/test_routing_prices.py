@@ -41,6 +41,15 @@ def test_a_request_goes_where_its_fidelity_exceeds_its_price_most(
     assert _name(_decide(Hint(budget_ms=1000, variant="fp32"), _priced(best, cheap))) == "fp32"
 
 
+@pytest.mark.parametrize("budget_ms", [60, 1000])
+def test_a_lesser_variant_is_preferred_only_where_it_comes_as_soon(budget_ms: float) -> None:
+    """Though the best costs more than it is worth: with the small budget it is the only one in time, with a large one it stays."""
+    best, cheap = _priced(1.1, 0.0)
+    behind = candidate("int8", 0.985, 1, service_ms=10, wait_ms=90)
+    assert _name(_decide(Hint(budget_ms=budget_ms), [best, behind])) == "fp32"
+    assert _name(_decide(Hint(budget_ms=budget_ms), [best, cheap])) == "int8"
+
+
 def test_a_price_explains_who_was_not_chosen() -> None:
     """The more faithful one would be in time, and the decision says why it is not taken."""
     (rejected,) = _decide(Hint(budget_ms=1000), _priced(1.1, 0.0)).rejected
