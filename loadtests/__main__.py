@@ -19,6 +19,8 @@ from loadtests.bench import command as bench_command
 from loadtests.errors import LoadTestError
 from loadtests.phases import PROFILES
 from loadtests.slo import METRICS, parse_slo
+from serve_app.compiled import require_current
+from serve_app.errors import SetupError
 
 HOST = "http://127.0.0.1:8000"
 EXIT_MISSED = 1
@@ -103,10 +105,14 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # background jobs of shells ignore SIGINT
         signal.signal(number, signal.default_int_handler)
     try:
+        require_current()
         sys.exit(COMMANDS[args.command](args))
     except LoadTestError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except SetupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

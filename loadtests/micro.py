@@ -17,6 +17,7 @@ from loadtests.decision_bench import Timed
 from serve_app.answers import embedding_items
 from serve_app.api import Encoding, parse_request
 from serve_app.asgi import Response
+from serve_app.compiled import is_compiled
 from serve_app.engines.tokenization import Tokenizer
 from serve_app.errors import ConversionError
 from serve_app.policy.batching import next_batch
@@ -35,6 +36,7 @@ def micro(args: argparse.Namespace) -> int:
     for timed in decision_bench.measured(max(args.decisions, LEAST_TIMES), seed=args.seed):
         print(timed)
     print(decision_bench.STATES)
+    print(f"  (the policy is {'compiled' if is_compiled() else 'interpreted'})")
     for timed in batching(times, rng):
         print(timed)
     for timed in encoding(times, rng):

@@ -1,6 +1,7 @@
 """`python -m serve_app`: a server on this machine, from nothing to ready, until Ctrl-C.
 
-`python -m serve_app env` prints the environment that Ray must be started with elsewhere.
+`python -m serve_app env` prints the environment that Ray must be started with elsewhere; `compile` has the routing
+brain compiled, and `interpret` undoes that.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import shlex
 import socket
 import sys
 
+from serve_app.compiled import compile_policy, interpret_policy, require_current
 from serve_app.environment import apply_local_environment, cluster_environment, find_haproxy
 from serve_app.errors import SettingsError, SetupError
 from serve_app.ports import family_of
@@ -26,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         prog="serve_app",
         description="Serve embeddings; each request gets the best variant that meets its budget.",
     )
-    top.add_argument("command", nargs="?", choices=("run", "env"), default="run")
+    top.add_argument("command", nargs="?", choices=("run", *COMMANDS), default="run")
     top.add_argument("--host", default=LOOPBACK, help="address to listen on (default: %(default)s)")
     top.add_argument("--port", type=int, default=8000, help="port (default: %(default)s)")
     top.add_argument("--num-cpus", type=int, help="CPUs that Ray may use (default: all)")
@@ -49,11 +51,11 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run one command; errors that a person can mend are one line and exit code 2."""
     args = parser().parse_args()
-    if args.command == "env":
-        for name, value in cluster_environment(haproxy=find_haproxy() is not None).items():
-            print(f"export {name}={shlex.quote(value)}")
-        return
     try:
+        if args.command in COMMANDS:
+            COMMANDS[args.command]()
+            return
+        require_current()
         given = {n: v for n in Settings.model_fields if (v := getattr(args, n)) is not None}
         settings = parse_settings(given)
         ladder = load_ladder(settings.artifacts, named=settings.variants, gpus=ANY_GPUS)
@@ -80,6 +82,15 @@ def main() -> None:
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def print_environment() -> None:
+    """For a shell to `eval`."""
+    for name, value in cluster_environment(haproxy=find_haproxy() is not None).items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+COMMANDS = {"env": print_environment, "compile": compile_policy, "interpret": interpret_policy}
 
 
 def require_free_port(host: str, port: int) -> None:

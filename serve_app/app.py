@@ -30,6 +30,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.asgi import AsgiApp, asgi_app
 from serve_app.calls import Call, Reply
+from serve_app.compiled import require_current
 from serve_app.direct import DirectTransport
 from serve_app.dispatch import Transport
 from serve_app.engines.memory import take_share
@@ -270,12 +271,14 @@ def build_app(args: dict[str, Any]) -> Application:
     Raises:
         SettingsError: an unknown or impossible setting.
         ArtifactError: no artifacts, or a broken one.
+        SetupError: see `compiled.require_current`.
     """
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         log.warning(
             "Serve's Python proxy costs most of the throughput; start Ray with the environment that "
             "`python -m serve_app env` prints to have HAProxy instead"
         )
+    require_current()
     return _application(parse_settings(args), listen=None)
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -226,8 +227,9 @@ def test_a_router_that_cannot_keep_up_refuses_unread(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The body is not even looked at; the answer says when to come back, and is counted."""
-    brain = served.router._fleet.brain
-    monkeypatch.setattr(brain, "turns_away", lambda **_: 3.2)
+    fleet = served.router._fleet
+    busy = mock.Mock(wraps=fleet.brain, turns_away=lambda **_: 3.2)
+    monkeypatch.setattr(fleet, "brain", busy)
     response = served.ask("POST", "/v1/embeddings", content=b"not even JSON")
     assert response.headers["Retry-After"] == "4"
     assert error_of(response, 429)["code"] == "not_admitted"
