@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,7 @@ hypothesis.settings.load_profile("repeatable")
 E2E = Path(__file__).parent / "e2e"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = [*SPECIAL, "a", "the", "query", "text", "of", "hello", "world", "warm", "-", "up"]
+GIVEN = os.environ.get("EMBEDDING_TEST_ARTIFACTS")
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 MakeArtifact = Callable[..., Manifest]
@@ -174,17 +178,70 @@ def fake_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real_artifacts(request: pytest.FixtureRequest) -> Path:
     """All variants of the default checkpoint, built once by the command that users run.
 
-    Set EMBEDDING_TEST_ARTIFACTS to a folder of finished artifacts to skip the build.
+    The build began when the tests did, beside those that do not need it; these wait for its end.
+    Set EMBEDDING_TEST_ARTIFACTS to a folder of finished artifacts to skip it.
     """
     pytest.importorskip("torch", reason="torch is not installed: nothing can be converted")
-    if given := os.environ.get("EMBEDDING_TEST_ARTIFACTS"):
-        return Path(given).resolve()
-    folder = tmp_path_factory.mktemp("real") / "artifacts"
-    subprocess.run([sys.executable, "-m", "converters", "build", "--out", str(folder)], check=True)
-    return folder
+    if GIVEN:
+        return Path(GIVEN).resolve()
+    build = request.config.stash[BUILD]
+    code, told = build.wait(), build.log.read_text()
+    assert code == 0, told
+    return build.folder
+
+
+class Build:
+    """Artifacts in the making, at a lower priority than the tests."""
+
+    def __init__(self) -> None:
+        self._room = tempfile.TemporaryDirectory(prefix="real-artifacts-")
+        self.folder = Path(self._room.name, "artifacts")
+        self.log = Path(self._room.name, "log")
+        command = [sys.executable, "-m", "converters", "build", "--out", str(self.folder)]
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                ["nice", *command] if shutil.which("nice") else command, stdout=log, stderr=log
+            )
+
+    def wait(self) -> int:
+        return self._process.wait()
+
+    def end(self) -> None:
+        """Also where nobody waited for it."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+        self._room.cleanup()
+
+
+BUILD = pytest.StashKey[Build]()
+
+
+def _needs_artifacts(item: pytest.Item) -> bool:
+    if item.get_closest_marker("artifacts") or item.get_closest_marker("e2e"):
+        return True
+    return "real_artifacts" in getattr(item, "fixturenames", ())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those last that wait for the real artifacts, and of them last what starts clusters."""
+    items.sort(key=lambda item: (_needs_artifacts(item), E2E in item.path.parents))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin to build what some of the tests will need."""
+    wanted = any(map(_needs_artifacts, session.items)) and find_spec("torch") is not None
+    if wanted and not session.config.option.collectonly and not GIVEN:
+        session.config.stash[BUILD] = Build()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Whatever came of it, nothing is left."""
+    if (build := config.stash.get(BUILD, None)) is not None:
+        build.end()
 
 
 @pytest.fixture(name="make_facts")

@@ -36,6 +36,7 @@ ROUNDING = {
     "openvino-int8-nncf": 0.06,  # its probe texts promise 0.98, these odd ones get 0.957
 }
 
+pytestmark = pytest.mark.artifacts
 STREAMS = 2
 Opened = tuple[Engine, Manifest, Tokenizer]
 
