@@ -58,9 +58,7 @@ class Candidate(NamedTuple):
     forecast: Forecast
     cold: bool = False  # no replica is up: it cannot be chosen, only wished for
     price: float = 0.0  # of a text's work here, in normalised fidelity; see `pool.py`
-    soon_ms: float | None = (
-        None  # p95 at the first place in line; where told, to choose among candidates
-    )
+    soon_ms: float | None = None  # p95 at the first place in line, where that is asked for
 
     @property
     def wait_ms(self) -> float:

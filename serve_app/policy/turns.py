@@ -34,7 +34,7 @@ def turn_after_ms(*, place_ms: float, work_ms: float) -> float:
 
 def turn_s(now_s: float, *, place_ms: float, work_ms: float) -> float:
     """When it is the turn of a text that takes `work_ms` and was let in now."""
-    return now_s + (place_ms + AGES * work_ms) / 1000
+    return now_s + turn_after_ms(place_ms=place_ms, work_ms=work_ms) / 1000
 
 
 def with_overtakers_ms(wait_ms: float, *, load: float, turns_ms: float, typical_ms: float) -> float:
