@@ -1,5 +1,6 @@
 """Real evaluation data: the FP32 pipeline reproduces published scores, and no variant loses much."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from serve_app.registry import load_ladder
 PUBLISHED = {STS: 91.34, NDCG: 79.80}
 SAME = 0.1  # points, where nothing but rounding differs
 EXACT = "onnx-fp32"
+CORES = os.cpu_count() or 1
 
 
 @pytest.fixture(scope="module")
 def scores(real_artifacts: Path, shared_data: Path) -> dict[str, dict[str, float]]:
-    """Of every variant on the ladder, as the server runs it."""
+    """Of every variant on the ladder, by the engine that serves it."""
     ladder = load_ladder(real_artifacts)
     max_tokens = ladder.rungs[0].manifest.checkpoint.max_tokens
     tasks = Tasks.read(
@@ -28,7 +30,9 @@ def scores(real_artifacts: Path, shared_data: Path) -> dict[str, dict[str, float
         beir=shared_data / "scifact1k",
     )
     return {
-        r.manifest.variant: tasks.scores(partial(embed_sorted, open_engine(r.folder, r.manifest)))
+        r.manifest.variant: tasks.scores(
+            partial(embed_sorted, open_engine(r.folder, r.manifest, threads=CORES))
+        )
         for r in ladder.rungs
     }
 
