@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from serve_app.manifest import Profile
 from serve_app.policy.brain import Brain, Options, VariantFacts
 from serve_app.policy.hint import Hint, Quality
-from serve_app.policy.load import ReplicaState
+from serve_app.policy.replica_state import ReplicaState
 from serve_app.policy.routing import Candidate, Terms, decide
 
 VARIANTS, REPLICAS = 6, 4

@@ -12,7 +12,8 @@ from loadtests.sim_types import Machine, SimRequest, View
 from serve_app.policy.batching import short_batches
 from serve_app.policy.brain import Brain, Options, VariantFacts
 from serve_app.policy.hint import Hint, Quality
-from serve_app.policy.load import ReplicaState, Waiting
+from serve_app.policy.load import Waiting
+from serve_app.policy.replica_state import ReplicaState
 from serve_app.policy.routing import Decision
 
 DEFAULT_HINT = Hint(budget_ms=1000.0, quality=Quality(floor=0.99))

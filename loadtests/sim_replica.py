@@ -12,7 +12,8 @@ from loadtests.sim_types import P95, Fit, Machine, SimRequest
 from loadtests.simulation import Simulation
 from serve_app.manifest import Profile
 from serve_app.policy.batching import next_batch
-from serve_app.policy.load import ReplicaState, Waiting
+from serve_app.policy.load import Waiting
+from serve_app.policy.replica_state import ReplicaState
 
 
 @dataclass(eq=False, slots=True)

@@ -17,7 +17,8 @@ from loadtests.sim_replica import Attempt, Replica
 from loadtests.sim_types import Machine, Policy, SimRequest
 from loadtests.simulation import Simulation
 from serve_app.policy.batching import short_batches
-from serve_app.policy.load import ReplicaState, Waiting
+from serve_app.policy.load import Waiting
+from serve_app.policy.replica_state import ReplicaState
 
 T = TypeVar("T")
 Job = tuple[float, float, bool, Callable[[Any], None], Any]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve_app.engines.base import TokenIds
-from serve_app.policy.load import ReplicaState
+from serve_app.policy.replica_state import ReplicaState
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from pathlib import Path
 from serve_app.errors import SetupError
 
 POLICY = Path(__file__).with_name("policy")
+# Their objects are pickled by Ray on their way between processes, which compiled frozen ones cannot be.
+LEFT = {"__init__.py", "replica_state.py", "scaling.py"}
 OF_SOURCES = "compiled.sha256"  # beside what was compiled from them
 # Its own process: mypy reads pyproject.toml where it runs, and leaves by sys.exit.
 BUILD = """
@@ -49,13 +51,13 @@ def require_current(policy: Path = POLICY) -> None:
 
 
 def compile_policy(policy: Path = POLICY) -> None:
-    """Compile all modules of the policy, and put them beside their sources.
+    """Compile the modules of the policy, and put them beside their sources.
 
     Raises:
         SetupError: mypyc or a C compiler is not there, or fails; with its last lines.
     """
     interpret_policy(policy)
-    sources = [str(source) for source in _sources(policy)]
+    sources = [str(source) for source in _sources(policy) if source.name not in LEFT]
     with tempfile.TemporaryDirectory(prefix="compiled-") as built:
         done = subprocess.run(  # noqa: S603
             [sys.executable, "-c", BUILD, built, *sources],
@@ -83,7 +85,7 @@ def interpret_policy(policy: Path = POLICY) -> None:
 
 
 def _sources(policy: Path) -> list[Path]:
-    return sorted(policy.glob("[!_]*.py"))
+    return sorted(policy.glob("*.py"))
 
 
 def _digest(policy: Path) -> str:

@@ -23,7 +23,7 @@ from serve_app.engines.base import Engine, TokenIds, Vectors
 from serve_app.errors import ArtifactError
 from serve_app.manifest import Manifest, Profile
 from serve_app.policy.batching import short_batches
-from serve_app.policy.load import ReplicaState
+from serve_app.policy.replica_state import ReplicaState
 from serve_app.waiting import Text, Waiting, WaitingCall
 
 WARM_UP_LENGTHS = (8, 16, 32, 64, 128, 256)

@@ -31,7 +31,7 @@ from pydantic import TypeAdapter
 
 from serve_app.calls import Call, Reply
 from serve_app.manifest import Profile
-from serve_app.policy.load import ReplicaState
+from serve_app.policy.replica_state import ReplicaState
 
 SIZE = Struct("<I")
 HEAD = Struct("<IBI")  # size, kind, call

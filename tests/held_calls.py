@@ -14,7 +14,7 @@ from serve_app.parts import Embedded
 from serve_app.policy.batching import CALLS_EACH
 from serve_app.policy.brain import Brain, Options, VariantFacts
 from serve_app.policy.hint import Hint
-from serve_app.policy.load import ReplicaState
+from serve_app.policy.replica_state import ReplicaState
 
 DIMS = 8
 CALL_TOKENS = 64  # one of the artifact's batches

@@ -1,8 +1,5 @@
-"""The routing brain compiled: it decides as its sources do, and never as they once did."""
+"""The routing brain compiled: it never decides as its sources once did."""
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,31 +7,13 @@ import pytest
 from serve_app import compiled
 from serve_app.compiled import OF_SOURCES, compile_policy, interpret_policy, is_compiled
 from serve_app.errors import SetupError
-
-ROOT = Path(compiled.__file__).parents[1]
-# Ten seconds of bursts on two cores, and what became of each request.
-A_RUN = """
-import hashlib
-import serve_app.policy.brain as brain
-from loadtests.cluster_model import Cluster, Setup
-from loadtests.product_policy import BrainPolicy
-from loadtests.sim_workload import assumed_pools, in_bursts, requests_at
-from tests.loadtests.sim_machines import MACHINE
-
-cluster = Cluster(MACHINE, BrainPolicy, seed=0, setup=Setup(routers=2))
-fate = cluster.run(requests_at(in_bursts(200.0, 10.0, 0), assumed_pools(), seed=0))
-told = f"{list(fate.outcomes)} {fate.variants} {fate.latencies_ms}"
-print(brain.__file__.rpartition(".")[2], hashlib.sha256(told.encode()).hexdigest())
-"""
+from tests.sources import copy_sources
 
 
 @pytest.fixture
 def policy(tmp_path: Path) -> Path:
     """The sources, in a tree of their own."""
-    for package in ("serve_app", "loadtests", "tests"):
-        ignored = shutil.ignore_patterns("*.so", "*.pyd", OF_SOURCES, "results", "__pycache__")
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
-    return tmp_path / "serve_app" / "policy"
+    return copy_sources(tmp_path) / "serve_app" / "policy"
 
 
 def test_sources_changed_since_are_refused(policy: Path) -> None:
@@ -59,24 +38,3 @@ def test_a_compiler_that_fails_is_told(policy: Path) -> None:
         compile_policy(policy)
     assert "turns.py" in str(caught.value)
     assert not is_compiled(policy)
-
-
-@pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler here")
-def test_it_decides_as_its_sources_do(policy: Path) -> None:
-    """Every outcome and latency of a simulated overload is the same, to the last digit."""
-    interpreted = _run(policy)
-    compile_policy(policy)
-    compiled_run = _run(policy)
-    assert (interpreted[0], compiled_run[0]) == ("py", "so")
-    assert compiled_run[1] == interpreted[1]
-
-
-def _run(policy: Path) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", A_RUN],
-        cwd=policy.parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.split()

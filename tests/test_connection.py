@@ -13,7 +13,7 @@ from serve_app.calls import Call, Reply
 from serve_app.connection import Connection
 from serve_app.errors import InternalError, ReplicaDied
 from serve_app.listener import Listener, Visitor
-from serve_app.policy.load import ReplicaState
+from serve_app.policy.replica_state import ReplicaState
 from serve_app.wire import Kind, Welcome, frame
 from tests.pipes import Pipe, join, settle
 

@@ -13,7 +13,7 @@ from serve_app.calls import Call, Reply
 from serve_app.connection import Connection
 from serve_app.direct import DirectTransport
 from serve_app.listener import Address, Listener, Visitor
-from serve_app.policy.load import ReplicaState
+from serve_app.policy.replica_state import ReplicaState
 from serve_app.wire import Welcome
 from tests.pipes import join, settle
 

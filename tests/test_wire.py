@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from serve_app.calls import Call, Reply
 from serve_app.manifest import GridCell, Profile
-from serve_app.policy.load import ReplicaState
+from serve_app.policy.replica_state import ReplicaState
 from serve_app.wire import (
     Frame,
     FrameReader,

@@ -24,11 +24,12 @@ from serve_app.policy.fairness import Shares
 from serve_app.policy.forecast import Forecast, batches_ms, size_bin
 from serve_app.policy.gate import Gate
 from serve_app.policy.hint import Hint, Quality
-from serve_app.policy.load import ReplicaState, VariantLoad
+from serve_app.policy.load import VariantLoad
 from serve_app.policy.options import Options, VariantFacts
 from serve_app.policy.outlook import Looked, Moment, Outlook
 from serve_app.policy.pool import Pool
 from serve_app.policy.refusal import refuse
+from serve_app.policy.replica_state import ReplicaState
 from serve_app.policy.returns import Returns
 from serve_app.policy.routing import choose, decide, fidelity_floor, time_left_ms
 from serve_app.policy.turns import place_of

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from serve_app.manifest import Profile
 from serve_app.policy.forecast import batches_ms, fit_of
 from serve_app.policy.pool import MOST_LOAD, Pool
+from serve_app.policy.replica_state import ReplicaState
 from serve_app.policy.turns import Line, can_make_it, turn_after_ms, turn_s, with_overtakers_ms
 
 REPLICA_FORGOTTEN_AFTER_S = 30.0
@@ -22,17 +22,6 @@ CORRECTION_WEIGHT = 0.1  # of the newest observation, in the exponentially weigh
 OTHERS_FADE_S = 1.0  # what other routers had queued, as a replica last said, is history by then
 RATE_WINDOW_S = 0.5  # over which the rate of arriving tokens is averaged
 SHARE_OF_BASE = 0.35  # of a batch's own cost that a text pays at least: it seldom rides alone
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaState:
-    """What a replica says of itself with every reply."""
-
-    replica: str
-    queued_tokens: int
-    pace: float = 1.0  # time of its last batch / what the profile says: how others slow it
-    measured: Profile | None = None  # its own, where the manifest's does not fit its hardware
-    host: str = ""  # whose cores it shares
 
 
 def work_ms(fit: tuple[float, float, int], tokens: int, *, texts: float = 1) -> float:

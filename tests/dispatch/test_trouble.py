@@ -11,7 +11,7 @@ from serve_app.calls import Reply
 from serve_app.dispatch import Lane
 from serve_app.errors import BadRequest, InternalError, NotAdmitted, ReplicaDied, ServeAppError
 from serve_app.parts import Embedded
-from serve_app.policy.load import ReplicaState
+from serve_app.policy.replica_state import ReplicaState
 from tests.held_calls import (
     DIMS,
     HeldTransport,

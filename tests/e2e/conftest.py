@@ -22,10 +22,10 @@ PATIENT_MS = 60_000  # no test may depend on how busy the machine is
 def start_server(
     real_artifacts: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[StartServer]:
-    """Start servers with extra flags; whatever a test leaves running is stopped at the end."""
+    """Start servers with extra flags, of other sources if need be; whatever a test leaves running is stopped at the end."""
     servers: list[Server] = []
 
-    def start(*flags: str) -> Server:
+    def start(*flags: str, tree: Path | None = None) -> Server:
         port = free_port()
         log = tmp_path_factory.mktemp("server") / "log"
         command = [sys.executable, "-m", "serve_app", "--artifacts", str(real_artifacts)]
@@ -37,6 +37,8 @@ def start_server(
                 stdout=stream,
                 text=True,
                 start_new_session=True,
+                cwd=tree,
+                env=os.environ if tree is None else os.environ | {"PYTHONPATH": str(tree)},
             )
         servers.append(Server(f"http://127.0.0.1:{port}", process, log))
         servers[-1].wait_until_ready()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from serve_app.policy.brain import Brain
 from serve_app.policy.hint import Hint
-from serve_app.policy.load import ReplicaState
+from serve_app.policy.replica_state import ReplicaState
 from serve_app.policy.turns import PLACES_MS
 from tests.policy.brains import FIDELITIES, NOW_S, ask, brain_of_four, queue
 

@@ -14,10 +14,10 @@ from serve_app.policy.load import (
     OTHERS_FADE_S,
     RATE_WINDOW_S,
     REPLICA_FORGOTTEN_AFTER_S,
-    ReplicaState,
     VariantLoad,
 )
 from serve_app.policy.pool import Pool
+from serve_app.policy.replica_state import ReplicaState
 from tests.policy.profiles import profile_of
 
 HELD = st.lists(st.tuples(st.integers(1, 10_000), st.booleans()), min_size=1, max_size=8)

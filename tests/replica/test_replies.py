@@ -9,7 +9,7 @@ from serve_app import replica as replica_module
 from serve_app.calls import Call, Reply
 from serve_app.engines.fake_engine import FakeEngine
 from serve_app.manifest import Manifest
-from serve_app.policy.load import ReplicaState
+from serve_app.policy.replica_state import ReplicaState
 from serve_app.replica import Replica
 from tests.held_calls import settle
 from tests.replica.held_thread import HeldThread, start, texts_of
