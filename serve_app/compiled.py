@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from serve_app.errors import SetupError
@@ -33,19 +34,21 @@ setup(name="policy", packages=[], ext_modules=modules, script_args=["--quiet", "
 
 
 def is_compiled(policy: Path = POLICY) -> bool:
-    """Whether Python runs what was compiled."""
-    return (policy / OF_SOURCES).exists()
+    """Whether this Python runs what was compiled."""
+    names = (source.stem + suffix for source in _sources(policy) for suffix in EXTENSION_SUFFIXES)
+    return any((policy / name).exists() for name in names)
 
 
 def require_current(policy: Path = POLICY) -> None:
     """See to it that what runs is what is written.
 
     Raises:
-        SetupError: a source was changed after it was compiled.
+        SetupError: a source was changed after it was compiled, or compiling was interrupted.
     """
-    if is_compiled(policy) and (policy / OF_SOURCES).read_text() != _digest(policy):
+    told = policy / OF_SOURCES
+    if is_compiled(policy) and not (told.exists() and told.read_text() == _digest(policy)):
         raise SetupError(
-            f"{policy} was changed after it was compiled, and would run as it was: "
+            f"{policy} was changed after it was compiled, or not all of it was, and would run as it was: "
             "`python -m serve_app compile` compiles it anew, `python -m serve_app interpret` forgets what was compiled"
         )
 

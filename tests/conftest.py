@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
@@ -44,6 +41,7 @@ from serve_app.registry import load_ladder
 from serve_app.replica import Replica
 from serve_app.router import Router
 from serve_app.settings import parse_settings
+from tests.building import Build
 
 require_current()  # else the tests would pass or fail what is no longer written
 
@@ -191,30 +189,6 @@ def real_artifacts(request: pytest.FixtureRequest) -> Path:
     code, told = build.wait(), build.log.read_text()
     assert code == 0, told
     return build.folder
-
-
-class Build:
-    """Artifacts in the making, at a lower priority than the tests."""
-
-    def __init__(self) -> None:
-        self._room = tempfile.TemporaryDirectory(prefix="real-artifacts-")
-        self.folder = Path(self._room.name, "artifacts")
-        self.log = Path(self._room.name, "log")
-        command = [sys.executable, "-m", "converters", "build", "--out", str(self.folder)]
-        with self.log.open("w") as log:
-            self._process = subprocess.Popen(
-                ["nice", *command] if shutil.which("nice") else command, stdout=log, stderr=log
-            )
-
-    def wait(self) -> int:
-        return self._process.wait()
-
-    def end(self) -> None:
-        """Also where nobody waited for it."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait()
-        self._room.cleanup()
 
 
 BUILD = pytest.StashKey[Build]()

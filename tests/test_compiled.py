@@ -20,8 +20,11 @@ def test_sources_changed_since_are_refused(policy: Path) -> None:
     """By a message that says what to do; what is not compiled, or not changed, is fine."""
     compiled.require_current(policy)
     (policy / "turns.so").touch()
+    with pytest.raises(SetupError, match="not all of it"):  # whoever compiled was interrupted
+        compiled.require_current(policy)
     (policy / OF_SOURCES).write_text(compiled._digest(policy))
     compiled.require_current(policy)
+    assert is_compiled(policy)
     (policy / "turns.py").write_text("AGES = 1")
     with pytest.raises(SetupError, match="python -m serve_app compile"):
         compiled.require_current(policy)

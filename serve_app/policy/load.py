@@ -245,11 +245,12 @@ class VariantLoad:
         pool, places, wait_ms = self.pool, self.places, 0.0
         others_ms = self.others(now_s) * self.fit[1] if self._others_tokens else 0.0
         load = pace * pool.inflow(now_s) if grows else 0.0
+        turns_ms = (turn_s - now_s) * 1000
         if pool.is_shared and (pool.busy >= pool.cores or self.calls < self.places):
             line, width = pool.line, pool.width
             ahead_ms = (line.work_ms if turn_s == math.inf else line.ahead_ms(turn_s)) + others_ms
             wait_ms = line.wait_ms(pace * ahead_ms, now_s=now_s, width=width)
-            wait_ms = self._grown_ms(wait_ms, load=load, turns_ms=(turn_s - now_s) * 1000)
+            wait_ms = self._grown_ms(wait_ms, load=load, turns_ms=turns_ms)
             if places >= width:
                 return wait_ms
         if pool.is_shared:
@@ -257,7 +258,7 @@ class VariantLoad:
         line = self.line
         ahead_ms = (line.work_ms if turn_s == math.inf else line.ahead_ms(turn_s)) + others_ms
         own_ms = line.wait_ms(pace * ahead_ms, now_s=now_s, width=places)
-        own_ms = self._grown_ms(own_ms, load=load, turns_ms=(turn_s - now_s) * 1000)
+        own_ms = self._grown_ms(own_ms, load=load, turns_ms=turns_ms)
         return max(wait_ms, own_ms)
 
     def _grown_ms(self, wait_ms: float, *, load: float, turns_ms: float) -> float:

@@ -54,7 +54,6 @@ class Outlook:
     __slots__ = (
         "_moment",
         "_number",
-        "_starts",
         "_told",
         "cold",
         "correction",
@@ -77,7 +76,6 @@ class Outlook:
         self.cold = True
         self._moment = moment
         self._number = -1  # of the moment in which it was forecast
-        self._starts = False  # at once, in that moment
         self._told: Told = (0.0, 0.0, 0.0, 0, 1.0, 0.0)
 
     @property
@@ -112,8 +110,9 @@ class Outlook:
 
     def soonest_ms(self) -> float:
         """p95 at the first place in line."""
-        wait_ms, service_ms, p95_ms, _, _, place_ms = self.told()
-        if not place_ms or self._starts or not self._waits_in_line():
+        wait_ms, service_ms, p95_ms, number, _, place_ms = self.told()
+        starts = number < SIZE_BINS  # else it has the bin of a wait
+        if not place_ms or starts or not self._waits_in_line():
             return p95_ms
         pace = self.pool.contention.at(self.pool.busy)[0]
         factor = p95_ms / (wait_ms + service_ms)
@@ -135,7 +134,7 @@ class Outlook:
         self._number = moment.number
         load, pool, now_s, fit = self.load, self.pool, moment.now_s, self.load.fit
         number, wait_ms, joining, place = moment.size_bin, 0.0, 0.0, moment.place
-        starts = self._starts = load.starts_at_once(now_s)
+        starts = load.starts_at_once(now_s)
         pace, hop_ms = pool.contention.at(pool.busy + starts)
         if not starts:
             wait_ms = load.wait_ms(math.inf, now_s=now_s, pace=pace, grows=moment.joiners)
