@@ -9,15 +9,50 @@ product x @ W is taken up by the channels still to come, as far as their inputs 
 rounding the activation itself adds, step^2 / 12 a value: weights must not lean on finer detail.
 """
 
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 
-from converters.onnx_graph import Floats
+from converters.calibration import TokenBatch, activations
+from converters.onnx_graph import Floats, Graph
 
 Moments = npt.NDArray[np.float64]  # X'X, [in, in]
 
 DAMPING = 0.01  # of the mean square input; without it rare channels blow the weights up
 LARGEST = 127
+
+
+@dataclass(frozen=True, slots=True)
+class InputMoments:
+    """X'X of one activation over so many tokens."""
+
+    total: Moments
+    tokens: int
+
+    def damped(self, *, step: float = 0.0) -> Moments:
+        """Ready for `round_weight`, where the activation itself is rounded by `step`."""
+        return damped(self.total, tokens=self.tokens, step=step)
+
+
+def input_moments(
+    graph: Graph, names: Sequence[str], batches: Sequence[TokenBatch]
+) -> dict[str, InputMoments]:
+    """What rounding needs to know of each named activation of a float graph."""
+    moments: dict[str, InputMoments] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "float.onnx"
+        graph.save(file)
+        for name, rows in activations(file, names, batches):
+            known = moments.get(name, InputMoments(np.zeros((rows.shape[1],) * 2), 0))
+            total = known.total + (rows.T @ rows)
+            moments[name] = InputMoments(total, known.tokens + len(rows))
+    return moments
 
 
 def damped(moments: Moments, *, tokens: int, step: float) -> Moments:
@@ -34,7 +69,12 @@ def damped(moments: Moments, *, tokens: int, step: float) -> Moments:
 
 
 def round_weight(weight: Floats, scale: Floats, hessian: Moments) -> npt.NDArray[np.int8]:
-    """Round a weight [in, out] to int8 steps of `scale` [out], given damped moments [in, in].
+    """Round a weight [in, out] to int8 steps, given damped moments [in, in].
+
+    Args:
+        weight: float32 [in, out].
+        scale: the step, float32 [out], or [in, out] where input channels have steps of their own.
+        hessian: what `damped` gave.
 
     Raises:
         numpy.linalg.LinAlgError: the moments are not positive definite.
@@ -42,11 +82,12 @@ def round_weight(weight: Floats, scale: Floats, hessian: Moments) -> npt.NDArray
     order = np.argsort(-np.diag(hessian))
     inverse = np.linalg.inv(hessian[np.ix_(order, order)])
     upper = np.linalg.cholesky(inverse).T.astype(np.float32)
-    rest = (weight / scale)[order]
+    rest = weight[order]
+    steps = np.broadcast_to(scale, weight.shape)[order]
     rounded = np.empty_like(rest)
-    for i, row in enumerate(rest):
-        rounded[i] = np.clip(np.rint(row), -LARGEST, LARGEST)
-        error = (row - rounded[i]) / upper[i, i]
+    for i, (row, step) in enumerate(zip(rest, steps, strict=True)):
+        rounded[i] = np.clip(np.rint(row / step), -LARGEST, LARGEST)
+        error = (row - rounded[i] * step) / upper[i, i]
         rest[i + 1 :] -= upper[i, i + 1 :, None] * error
     result = np.empty(weight.shape, np.int8)
     result[order] = rounded

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from serve_app.errors import ConversionError
+
 Floats = npt.NDArray[np.float32]
 
 MATRIX_NDIM = 2
@@ -93,6 +95,18 @@ class Graph:
             if name in used
         )
         onnx.save(self.model, str(out_file))
+
+
+def require_linear_groups(graph: Graph, file: Path) -> list[LinearGroup]:
+    """The linear layers of the graph in `file`.
+
+    Raises:
+        ConversionError: there is none.
+    """
+    groups = graph.linear_groups()
+    if not groups:
+        raise ConversionError(f"{file}: no MatMul by a constant weight, nothing to quantise")
+    return groups
 
 
 def name_nodes(graph: Graph) -> None:

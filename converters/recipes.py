@@ -148,6 +148,13 @@ def _onnx_int8_dynamic(source: Source, folder: Path) -> None:
     quantize_dynamic(source.onnx_fp32, folder / MODEL_FILES["onnx"])
 
 
+def _openvino_int8_dynamic(source: Source, folder: Path) -> None:
+    from converters.to_openvino_int8_dynamic import quantize_weights
+
+    batches = source.batches(source.calibration)
+    quantize_weights(source.onnx_fp32, folder / MODEL_FILES["openvino"], batches=batches)
+
+
 def _nncf(source: Source, folder: Path) -> None:
     from converters.to_openvino_int8 import quantize_with_nncf
 
@@ -222,6 +229,9 @@ RECIPES = {
     ),
     "onnx-int8": Recipe(runtime="onnx", precision="int8", convert=_copy_int8),
     "openvino-int8": Recipe(runtime="openvino", precision="int8", convert=_copy_int8),
+    "openvino-int8-dynamic": Recipe(
+        runtime="openvino", precision="int8-dynamic", convert=_openvino_int8_dynamic
+    ),
     "torch-fp16": Recipe(runtime="torch", precision="fp16", convert=_torch_fp16, gpu=True),
     MIXED: Recipe(runtime="torch", precision="fp16", convert=_torch_fp32, autocast=True, gpu=True),
     "torch-bf16": Recipe(runtime="torch", precision="bf16", convert=_torch_bf16),
@@ -245,7 +255,14 @@ RECIPES = {
     ),
 }
 # Worth a newcomer's first minutes: what has made the ladder somewhere. `all` builds the others too.
-DEFAULT_VARIANTS = ("onnx-fp32", "openvino-bf16", "onnx-int8", "openvino-int8", "torch-fp16")
+DEFAULT_VARIANTS = (
+    "onnx-fp32",
+    "openvino-bf16",
+    "openvino-int8-dynamic",
+    "onnx-int8",
+    "openvino-int8",
+    "torch-fp16",
+)
 
 
 def choose(

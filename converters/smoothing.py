@@ -9,16 +9,21 @@ also feeds the residual, so 1/s becomes a Mul before the group. Between the valu
 output projection attention only mixes tokens, so there 1/s folds into the value projection.
 """
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from onnx import helper
 
+from converters.calibration import TokenBatch, activations, open_session, run
 from converters.onnx_graph import Floats, Graph, LinearGroup
+from serve_app.errors import ConversionError
 
 SCALE_FLOOR = 1e-5
+MAX_ERROR = 1e-3  # of a unit vector's component; rounding gives about 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,48 @@ class Smoothed:
     graph: Graph
     ranges: Mapping[str, ChannelRange]
     folded: int
+
+
+def observe(
+    fp32_file: Path, names: Sequence[str], *, batches: Sequence[TokenBatch]
+) -> dict[str, ChannelRange]:
+    """Run `batches` through the FP32 graph and return each named activation's range per channel.
+
+    Raises:
+        ConversionError: an activation was not seen.
+    """
+    ranges: dict[str, ChannelRange] = {}
+    for name, rows in activations(fp32_file, names, batches):
+        seen = ChannelRange(rows.min(axis=0), rows.max(axis=0))
+        known = ranges.get(name, seen)
+        ranges[name] = ChannelRange(
+            np.minimum(known.low, seen.low), np.maximum(known.high, seen.high)
+        )
+    if len(ranges) < len(names):
+        raise ConversionError(f"only {len(ranges)} of {len(names)} activations were calibrated")
+    return ranges
+
+
+def smoother(
+    fp32_file: Path, ranges: Mapping[str, ChannelRange], *, alpha: float, batch: TokenBatch
+) -> Callable[[], Smoothed]:
+    """What makes smoothed graphs whose vectors, of `batch`, are the FP32 graph's.
+
+    Where folding changes them, as the pattern was found where channels do not line up, it does
+    without.
+    """
+    smoothed = partial(smooth, fp32_file, ranges, alpha=alpha)
+    fold = _same_vectors(fp32_file, smoothed(fold=True).graph, batch)
+    return partial(smoothed, fold=fold)
+
+
+def _same_vectors(fp32_file: Path, graph: Graph, batch: TokenBatch) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        smoothed_file = Path(folder) / "smoothed.onnx"
+        graph.save(smoothed_file)
+        files = (fp32_file, smoothed_file)
+        expected, found = (run(open_session(str(file)), batch)[0] for file in files)
+    return bool(np.abs(expected - found).max() <= MAX_ERROR)
 
 
 def smoothing_scale(

@@ -21,15 +21,15 @@ from onnx import helper
 
 from converters import gptq
 from converters.bias_correction import correct_biases
-from converters.calibration import TokenBatch, activations, distance, open_session, run, split
+from converters.calibration import TokenBatch, distance, split
 from converters.int8_embeddings import quantise_embeddings
-from converters.onnx_graph import Graph, LinearGroup
-from converters.smoothing import SCALE_FLOOR, ChannelRange, Smoothed, smooth
+from converters.int8_weights import quantise_weight
+from converters.onnx_graph import Graph, LinearGroup, require_linear_groups
+from converters.smoothing import SCALE_FLOOR, ChannelRange, Smoothed, observe, smoother
 from serve_app.errors import ConversionError
 
 DEFAULT_ALPHA = 0.8
 INTEGER_OPS = frozenset({"MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QGemm"})
-MAX_SMOOTHING_ERROR = 1e-3  # of a unit vector's component; rounding gives about 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +66,20 @@ def quantize_static(
     Raises:
         ConversionError: there is nothing to quantise, or a linear layer would stay in float.
     """
-    groups = Graph.load(fp32_file).linear_groups()
+    groups = require_linear_groups(Graph.load(fp32_file), fp32_file)
     linears = sum(len(group.nodes) for group in groups)
-    if not linears:
-        raise ConversionError(f"{fp32_file}: no MatMul by a constant weight, nothing to quantise")
     ranges = observe(fp32_file, [group.activation for group in groups], batches=batches)
-    if len(ranges) < len(groups):
-        raise ConversionError(f"only {len(ranges)} of {len(groups)} activations were calibrated")
-    smoothed_again = partial(smooth, fp32_file, ranges, alpha=alpha)
-    fold = _same_vectors(fp32_file, smoothed_again(fold=True).graph, batches[0])
-    # Else the pattern was found where channels do not line up: do without folding.
+    smoothed_again = smoother(fp32_file, ranges, alpha=alpha, batch=batches[0])
     learn, judge = split(batches)
     with tempfile.TemporaryDirectory(dir=out_file.parent, prefix=".int8-") as folder:
         nearest, rounded, corrected = (
             Path(folder) / f"{n}.onnx" for n in ("nearest", "gptq", "bias")
         )
-        smoothed = smoothed_again(fold=fold)
-        moments = _moments(smoothed, learn)
+        smoothed = smoothed_again()
+        moments = gptq.input_moments(smoothed.graph, list(smoothed.ranges), learn)
         _quantise(smoothed, {})
         integer_linears = _save_integer(smoothed.graph, nearest, linears=linears)
-        again = smoothed_again(fold=fold)
+        again = smoothed_again()
         _quantise(again, moments)
         again.graph.save(rounded)
         far = partial(distance, reference_file or fp32_file, batches=judge)
@@ -112,59 +106,19 @@ def _save_integer(graph: Graph, file: Path, *, linears: int) -> int:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Moments:
-    """X'X of one activation over so many tokens."""
-
-    total: gptq.Moments
-    tokens: int
-
-
-def _moments(smoothed: Smoothed, batches: Sequence[TokenBatch]) -> dict[str, _Moments]:
-    """What GPTQ needs to know of each linear group's input, seen in the smoothed float graph."""
-    moments: dict[str, _Moments] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "smoothed.onnx"
-        smoothed.graph.save(file)
-        for name, rows in activations(file, list(smoothed.ranges), batches):
-            known = moments.get(name, _Moments(np.zeros((rows.shape[1],) * 2), 0))
-            total = known.total + (rows.T @ rows)
-            moments[name] = _Moments(total, known.tokens + len(rows))
-    return moments
-
-
-def _quantise(smoothed: Smoothed, moments: Mapping[str, _Moments]) -> None:
+def _quantise(smoothed: Smoothed, moments: Mapping[str, gptq.InputMoments]) -> None:
     for group in smoothed.graph.linear_groups():
         observed = smoothed.ranges[group.activation]
         add_quantisation(smoothed.graph, group, observed, moments=moments.get(group.activation))
     quantise_embeddings(smoothed.graph)
 
 
-def observe(
-    fp32_file: Path, names: Sequence[str], *, batches: Sequence[TokenBatch]
-) -> dict[str, ChannelRange]:
-    """Run `batches` through the FP32 graph and return each named activation's range per channel."""
-    ranges: dict[str, ChannelRange] = {}
-    for name, rows in activations(fp32_file, names, batches):
-        seen = ChannelRange(rows.min(axis=0), rows.max(axis=0))
-        known = ranges.get(name, seen)
-        ranges[name] = ChannelRange(
-            np.minimum(known.low, seen.low), np.maximum(known.high, seen.high)
-        )
-    return ranges
-
-
-def _same_vectors(fp32_file: Path, graph: Graph, batch: TokenBatch) -> bool:
-    with tempfile.TemporaryDirectory() as folder:
-        smoothed_file = Path(folder) / "smoothed.onnx"
-        graph.save(smoothed_file)
-        files = (fp32_file, smoothed_file)
-        expected, found = (run(open_session(str(file)), batch)[0] for file in files)
-    return bool(np.abs(expected - found).max() <= MAX_SMOOTHING_ERROR)
-
-
 def add_quantisation(
-    graph: Graph, group: LinearGroup, smoothed: ChannelRange, *, moments: _Moments | None = None
+    graph: Graph,
+    group: LinearGroup,
+    smoothed: ChannelRange,
+    *,
+    moments: gptq.InputMoments | None = None,
 ) -> None:
     """Round the group's activation to UINT8 and its weights to INT8, as QDQ pairs.
 
@@ -185,11 +139,9 @@ def add_quantisation(
         helper.make_node("QuantizeLinear", [source, *parameters], [quantised]),
         helper.make_node("DequantizeLinear", [quantised, *parameters], [back]),
     )
-    hessian = (
-        None if moments is None else gptq.damped(moments.total, tokens=moments.tokens, step=scale)
-    )
+    hessian = None if moments is None else moments.damped(step=scale)
     for node in group.nodes:
-        _quantise_weight(graph, node, hessian)
+        quantise_weight(graph, node, hessian)
         _part_from_relu(graph, node)
         node.input[0] = back
 
@@ -205,24 +157,6 @@ def _part_from_relu(graph: Graph, linear: onnx.NodeProto) -> None:
             zero = graph.add_weight(f"{node.output[0]}_zero", np.zeros((), np.float32))
             node.op_type = "Max"
             node.input.append(zero)
-
-
-def _quantise_weight(graph: Graph, node: onnx.NodeProto, hessian: gptq.Moments | None) -> None:
-    weight = graph.weight(node)
-    scale = np.maximum(np.abs(weight).max(axis=0) / 127, SCALE_FLOOR / 127).astype(np.float32)
-    if hessian is None:
-        values = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
-    else:
-        values = gptq.round_weight(weight, scale, hessian)
-    quantised = f"{node.output[0]}_int8"
-    parameters = [
-        graph.add_weight(quantised, values),
-        graph.add_weight(f"{quantised}_scale", scale),
-        graph.add_weight(f"{quantised}_zero", np.zeros(len(scale), np.int8)),
-    ]
-    back = f"{quantised}_float"
-    graph.insert_before(node, helper.make_node("DequantizeLinear", parameters, [back], axis=1))
-    node.input[1] = back
 
 
 def count_integer_products(onnx_file: Path) -> int:

@@ -13,7 +13,7 @@ import onnx
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization import quantize_dynamic as ort_quantize_dynamic
 
-from converters.onnx_graph import Graph, name_nodes
+from converters.onnx_graph import Graph, name_nodes, require_linear_groups
 from serve_app.errors import ConversionError
 
 
@@ -27,9 +27,8 @@ def quantize_dynamic(fp32_file: Path, out_file: Path) -> int:
         ConversionError: there is nothing to quantise, or a linear layer stays in float.
     """
     graph = Graph.load(fp32_file)
-    linears = [node for group in graph.linear_groups() for node in group.nodes]
-    if not linears:
-        raise ConversionError(f"{fp32_file}: no MatMul by a constant weight, nothing to quantise")
+    groups = require_linear_groups(graph, fp32_file)
+    linears = [node for group in groups for node in group.nodes]
     # Shared weights behind an Identity are unknown to the quantiser; `Graph` has resolved them.
     name_nodes(graph)
     with tempfile.TemporaryDirectory(dir=out_file.parent, prefix=".int8-") as folder:

@@ -20,7 +20,7 @@ transformers = pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from converters import checkpoint, to_fp16, to_int8, to_onnx  # noqa: E402 - they need the above
+from converters import checkpoint, to_fp16, to_int8, to_onnx, to_openvino_int8_dynamic  # noqa: E402 - they need the above
 from converters.fidelity import reference_engine  # noqa: E402
 from converters.recipes import RECIPES, Notes  # noqa: E402
 from serve_app.engines.base import Engine, TokenIds, Vectors, pad  # noqa: E402
@@ -203,6 +203,17 @@ def test_static_int8_builds_and_is_batch_invariant(built: Built, tmp_path: Path)
         built.onnx_file, file, batches=[pad(group, PAD_ID) for group in texts]
     )
     assert report.integer_linears == report.linears >= 8
+    assert drift(onnx_embed(file)) <= 1e-4
+    unseen = random_texts(LENGTHS, seed=99)
+    assert (onnx_embed(file)(unseen) * built.reference.embed(unseen)).sum(1).mean() > 0.95
+
+
+def test_dynamic_int8_for_openvino_builds(built: Built, tmp_path: Path) -> None:
+    """Every linear layer's weights are rounded, near FP32, whatever the batch-mates."""
+    texts = [random_texts([n] * 8, seed=n) for n in (5, 12, 30)]
+    file = tmp_path / "dynamic.onnx"
+    batches = [pad(group, PAD_ID) for group in texts]
+    assert to_openvino_int8_dynamic.quantize_weights(built.onnx_file, file, batches=batches) >= 8
     assert drift(onnx_embed(file)) <= 1e-4
     unseen = random_texts(LENGTHS, seed=99)
     assert (onnx_embed(file)(unseen) * built.reference.embed(unseen)).sum(1).mean() > 0.95

@@ -18,6 +18,7 @@ REAL = (
     "openvino-bf16",
     "onnx-int8",
     "openvino-int8",
+    "openvino-int8-dynamic",
     "torch-fp16",
     "torch-bf16",
     "onnx-fp16",
