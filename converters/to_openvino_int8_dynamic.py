@@ -5,7 +5,8 @@ products stay float products in the file; as it runs, OpenVINO rounds the activa
 with a scale for the same channels of one token (`openvino_engine.py`), and multiplies integers. So
 neither batch-mates nor padding can matter, as they do where a range is one for the whole batch
 (`to_int8_dynamic.py`), and there are no ranges to calibrate; texts shape the smoothing and the
-rounding of weights. On all-MiniLM-L6-v2 a tenth of static INT8's loss remains, at .8 of its speed.
+rounding of weights. On all-MiniLM-L6-v2 a seventh of static INT8's loss (mean 1 - cosine) remains, at
+two thirds to three quarters of its speed; docs/negative-results.md has what else was tried.
 """
 
 from collections.abc import Sequence
