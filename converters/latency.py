@@ -41,6 +41,8 @@ LENGTHS_BY_COUNT = {  # most as texts have them: some engines are fastest at mul
 }
 CELLS = tuple((count, n) for count, lengths in LENGTHS_BY_COUNT.items() for n in lengths)
 LARGEST_BATCH_TOKENS = 1024
+# What a GPU's driver leaves on Linux: NVIDIA's, the same in WSL and on Jetson, AMD's.
+GPU_DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")))
 
 
 def profile_all(
@@ -120,7 +122,12 @@ def setup(folder: Path, variant: Variant, *, threads: int, device: Device) -> Se
 
 
 def gpu_count() -> int:
-    """GPUs that PyTorch can use here; without PyTorch none can be asked for."""
+    """GPUs that PyTorch can use here; without PyTorch none can be asked for.
+
+    Where there is no driver it is not asked: importing it takes a second or two of each start.
+    """
+    if sys.platform == "linux" and not any(driver.exists() for driver in GPU_DRIVERS):
+        return 0
     try:
         import torch
     except ImportError:

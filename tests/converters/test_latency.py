@@ -70,3 +70,17 @@ def test_a_gpu_is_for_runtimes_that_can_use_it(
     monkeypatch.setattr(latency, "gpu_count", lambda: gpus)
     monkeypatch.setattr(onnx_engine, "has_cuda", lambda: cuda)
     assert latency.gpu_runs(runtime) is runs
+
+
+@pytest.mark.parametrize(("drivers", "gpus"), [((), 0), (("kfd",), 2)])
+def test_pytorch_is_asked_for_gpus_where_there_is_a_driver(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drivers: tuple[str, ...], gpus: int
+) -> None:
+    """On Linux without a driver's device PyTorch stays out, whose import would slow each start."""
+    for name in drivers:
+        (tmp_path / name).touch()
+    torch = SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: 2))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(latency, "GPU_DRIVERS", (tmp_path / "nvidiactl", tmp_path / "kfd"))
+    assert latency.gpu_count() == gpus
