@@ -18,7 +18,7 @@ from converters.int8_embeddings import quantise_embeddings
 from converters.int8_weights import quantise_weight
 from converters.onnx_graph import Graph, require_linear_groups
 from converters.smoothing import observe, smoother
-from serve_app.engines.openvino_engine import DYNAMIC_GROUP
+from serve_app.engines.base import DYNAMIC_GROUP
 
 ALPHA = 0.65  # a loss (mean 1 - cosine) of 168e-6; at 0.5 191e-6, at 0.75 168e-6
 OPSET, IR_VERSION = 21, 10  # the first with a scale for a block of channels

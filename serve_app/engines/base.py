@@ -21,6 +21,9 @@ TokenIds = npt.NDArray[np.int32]
 Vectors = npt.NDArray[np.float32]
 Device = Literal["cpu", "cuda"]
 
+# Input channels that share a scale where OpenVINO rounds activations as they come, in weights and activations
+# alike; with 32 it takes a tenth longer and loses a third less, with 128 the opposite.
+DYNAMIC_GROUP = 64
 MODEL_FILES = {
     "onnx": "model.onnx",
     "openvino": "model.onnx",

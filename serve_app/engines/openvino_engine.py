@@ -27,15 +27,20 @@ from queue import LifoQueue
 import numpy as np
 import openvino as ov
 
-from serve_app.engines.base import IR_FILE, MODEL_FILES, Device, TokenIds, Vectors, pad
+from serve_app.engines.base import (
+    DYNAMIC_GROUP,
+    IR_FILE,
+    MODEL_FILES,
+    Device,
+    TokenIds,
+    Vectors,
+    pad,
+)
 from serve_app.errors import ArtifactError
 from serve_app.manifest import Variant
 
 LENGTH_STEP = 16  # tokens
 DYNAMIC = "int8-dynamic"
-DYNAMIC_GROUP = (
-    64  # channels; with 32 it takes a tenth longer and loses a third less, with 128 the opposite
-)
 
 
 class OpenVinoEngine:

@@ -11,14 +11,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing can be converted")
 onnx = pytest.importorskip("onnx")
-ov = pytest.importorskip("openvino")
 
 from converters import gptq, to_onnx  # noqa: E402 - they need what is skipped for above
 from converters.int8_weights import quantise_weight  # noqa: E402
 from converters.onnx_graph import Graph  # noqa: E402
 from converters.to_openvino_int8_dynamic import quantize_weights  # noqa: E402
-from serve_app.engines.base import TokenIds, pad  # noqa: E402
-from serve_app.engines.openvino_engine import DYNAMIC_GROUP, OpenVinoEngine  # noqa: E402
+from serve_app.engines.base import DYNAMIC_GROUP, Engine, TokenIds, pad  # noqa: E402
 from serve_app.errors import ConversionError  # noqa: E402
 
 pytestmark = pytest.mark.model
@@ -65,7 +63,11 @@ def dynamic_file(fp32_file: Path) -> Path:
     return file
 
 
-def opened(file: Path, *, group: int) -> OpenVinoEngine:
+def opened(file: Path, *, group: int) -> Engine:
+    """OpenVINO is imported late: before Locust, it hangs the collection of all tests."""
+    ov = pytest.importorskip("openvino")
+    from serve_app.engines.openvino_engine import OpenVinoEngine
+
     options = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
     model = ov.Core().compile_model(str(file), "CPU", options)
     return OpenVinoEngine([model], pad_id=0, max_tokens=MAX_TOKENS)
