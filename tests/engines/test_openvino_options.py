@@ -12,8 +12,6 @@ from serve_app.errors import ArtifactError
 from serve_app.manifest import Tokenizer, Variant
 
 MakeVariant = Callable[[str], Variant]
-
-
 Options = dict[str, Any]
 
 
