@@ -14,6 +14,7 @@ import onnxruntime as ort
 from onnx import helper
 
 from converters.onnx_graph import Floats
+from serve_app.engines.onnx_engine import session_options
 
 TokenBatch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # ids, mask: [batch, tokens]
 
@@ -60,9 +61,8 @@ def activations(
 
 
 def open_session(model: bytes | str) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1  # converting must leave the machine usable
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    """A session that computes as the engine will, on one thread: the machine must stay usable."""
+    return ort.InferenceSession(model, session_options(1), providers=["CPUExecutionProvider"])
 
 
 def run(session: ort.InferenceSession, batch: TokenBatch) -> list[Floats]:

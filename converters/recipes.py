@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from converters.checkpoint import Checkpoint
 from converters.once import Once
 from serve_app.engines.base import MODEL_FILES, TokenIds, pad
+from serve_app.engines.cpu import this_cpu
 from serve_app.errors import ConversionError
 from serve_app.manifest import Runtime, Variant
 from serve_app.policy.batching import next_batch
@@ -205,7 +206,7 @@ def _no_litert() -> str | None:
 def _no_nncf() -> str | None:
     from converters.to_openvino_int8 import missing
 
-    return missing()
+    return _no_vnni() or missing()
 
 
 def _no_tensorrt() -> str | None:
@@ -222,13 +223,19 @@ def _no_bf16() -> str | None:
     return "this CPU has neither AVX512-BF16 nor AMX"
 
 
+def _no_vnni() -> str | None:
+    return this_cpu().lacks("openvino", "int8")
+
+
 RECIPES = {
     "onnx-fp32": Recipe(runtime="onnx", precision="fp32", convert=_copy_fp32),
     "openvino-bf16": Recipe(
         runtime="openvino", precision="bf16", convert=_copy_fp32, unavailable=_no_bf16
     ),
     "onnx-int8": Recipe(runtime="onnx", precision="int8", convert=_copy_int8),
-    "openvino-int8": Recipe(runtime="openvino", precision="int8", convert=_copy_int8),
+    "openvino-int8": Recipe(
+        runtime="openvino", precision="int8", convert=_copy_int8, unavailable=_no_vnni
+    ),
     "openvino-int8-dynamic": Recipe(
         runtime="openvino", precision="int8-dynamic", convert=_openvino_int8_dynamic
     ),

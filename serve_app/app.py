@@ -394,8 +394,7 @@ def _why(error: RuntimeError) -> str:
 def _deploy(given: dict[str, Any], listen: HostPort) -> None:
     """Start Serve without proxies and run the application, whose router listens itself."""
     serve.start(proxy_location=ProxyLocation.Disabled, logging_config=LOGGING)
-    application = _application(parse_settings(given), listen=listen)
-    serve.run(application, name=APPLICATION, logging_config=LOGGING)
+    _run(_application(parse_settings(given), listen=listen))
 
 
 def _deploy_behind_proxy(given: dict[str, Any], listen: HostPort) -> None:
@@ -410,7 +409,19 @@ def _deploy_behind_proxy(given: dict[str, Any], listen: HostPort) -> None:
             if started.done():
                 started.result()  # raises what went wrong
             time.sleep(CONTROLLER_LOOK_S)
-        serve.run(application, name=APPLICATION, logging_config=LOGGING)
+        _run(application)
         started.result()
     finally:
         beside.shutdown(wait=False)  # a Ctrl-C waits for no proxy
+
+
+def _run(application: Application) -> None:
+    """Deploy and wait until it is ready; of a replica that does not start, tell what it raised."""
+    try:
+        serve.run(application, name=APPLICATION, logging_config=LOGGING)
+    except RuntimeError as error:
+        for name, deployment in serve.status().applications[APPLICATION].deployments.items():
+            if deployment.status == "DEPLOY_FAILED" and deployment.message:
+                raised = deployment.message.strip().splitlines()[-1]
+                raise SetupError(f"{name} does not start: {raised}") from error
+        raise

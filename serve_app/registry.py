@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve_app.engines.base import Device
+from serve_app.engines.cpu import this_cpu
 from serve_app.engines.measure import hardware_name
 from serve_app.errors import ArtifactError, SettingsError
 from serve_app.manifest import MANIFEST_NAME, TOKENIZER_NAME, Manifest, verify
@@ -203,6 +204,8 @@ def _unfit(rung: Rung) -> str | None:
         return "needs a GPU, and this cluster has none"
     if rung.device == "cpu" and manifest.profile.device == "cuda":
         return "was measured on a GPU, and this cluster has none; measure it again"
+    if rung.device == "cpu":  # of a cluster's other nodes nothing is known: there it can be named
+        return this_cpu().lacks(manifest.runtime, manifest.precision)
     return None
 
 

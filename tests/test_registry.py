@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from serve_app import registry
+from serve_app.engines.cpu import Cpu
 from serve_app.manifest import TOKENIZER_NAME, read_manifest
 from serve_app.registry import load_ladder
 from tests.rungs import change, names_of, reasons_of
@@ -92,3 +94,18 @@ def test_a_variant_that_its_builder_took_off_stays_off(artifacts: Path) -> None:
     """The builder's reason is handed on word for word."""
     change(artifacts / "fake-int8", off_ladder="fails the recall gate")
     assert reasons_of(load_ladder(artifacts)) == {"fake-int8": "fails the recall gate"}
+
+
+def test_what_this_cpu_cannot_run_stays_off_unless_named(
+    artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Artifacts brought from a better machine serve all the same, and the reason says what is lacking."""
+    monkeypatch.setattr(registry, "this_cpu", lambda: Cpu("A", 2, frozenset({"avx2"})))
+    change(artifacts / "fake-bf16", runtime="openvino", precision="bf16")
+    ladder = load_ladder(artifacts)
+    assert "fake-bf16" not in {r.manifest.variant for r in ladder.rungs}
+    (off,) = ladder.off
+    assert off.variant == "fake-bf16"
+    assert "needs a CPU with AVX512-BF16 or AMX" in off.reason
+    (named,) = load_ladder(artifacts, named=("fake-bf16",)).rungs
+    assert named.manifest.variant == "fake-bf16"

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from serve_app.engines.cpu import this_cpu
 from serve_app.errors import ArtifactError
 from serve_app.manifest import Variant
 
@@ -85,8 +86,12 @@ def open_engine(
             do no more.
 
     Raises:
-        ArtifactError: the runtime is not installed, or cannot load the file.
+        ArtifactError: the runtime is not installed, or cannot load the file; or this CPU cannot run the
+            variant, or not right.
     """
+    reason = this_cpu().lacks(variant.runtime, variant.precision) if device == "cpu" else None
+    if reason is not None:
+        raise ArtifactError(f"{variant.variant} {reason}")
     special = f"{variant.runtime} {variant.precision}"
     name = _MODULES.get(special, _MODULES[variant.runtime])
     try:

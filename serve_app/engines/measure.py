@@ -7,7 +7,6 @@ fits measures its own for a few seconds. Both fit here.
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.engines.base import Device, Engine
+from serve_app.engines.cpu import this_cpu
 from serve_app.manifest import GridCell, Profile
 
 QUICK_BUDGET_S = 3.0
@@ -34,7 +34,6 @@ LEAST_CELLS = 2  # a line needs two points
 BATCH_TOKENS = tuple(1 << n for n in range(6, 17))  # only a GPU is measured on more than 1024
 AS_GOOD_AS_BEST = 1.03
 UNKNOWN_GPU = "a GPU that PyTorch does not know"
-CPU_FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 Cell = tuple[int, int]  # texts, tokens each
 Times = npt.NDArray[np.float64]
@@ -188,18 +187,7 @@ def hardware_name(device: Device) -> str:
     """The processor, its cores and the instructions that decide which variant wins."""
     if device == "cuda":
         return _gpu_name()
-    model, flags = platform.processor() or platform.machine(), ""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        facts = dict(
-            [part.strip() for part in line.split(":", 1)]
-            for line in cpuinfo.read_text().splitlines()
-            if ":" in line
-        )
-        model = facts.get("model name", model)
-        present = set(facts.get("flags", "").split())
-        flags = " ".join(flag for flag in CPU_FLAGS if flag in present)
-    return f"{model}, {os.cpu_count()} cores, {flags or 'flags unknown'}"
+    return this_cpu().name
 
 
 def _gpu_name() -> str:

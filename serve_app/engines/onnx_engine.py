@@ -1,5 +1,8 @@
 """ONNX Runtime: float and integer graphs, pooling and normalisation inside, on CPU, CUDA or TensorRT.
 
+Integer products are exact on every CPU. On one without VNNI, ONNX Runtime's default kernels overflow: all-MiniLM-L6-v2
+in static INT8 came out at p1 .9904 instead of .9973 on an AMD EPYC with AVX2 alone, and a tenth faster.
+
 On a GPU, inputs and vectors are bound to its memory: one copy there, one back, none between.
 
 TensorRT compiles a graph for one GPU and a range of shapes, which takes minutes. What it compiled is
@@ -120,14 +123,21 @@ def _load_libraries() -> None:
         import_module("tensorrt")
 
 
-def _session(folder: Path, threads: int, providers: Providers) -> ort.InferenceSession:
+def session_options(threads: int) -> ort.SessionOptions:
+    """How a session is opened to serve, and to calibrate what will be served."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Replicas share their host's cores: a thread that spins for work takes a neighbour's time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Without VNNI the faster kernels add two products of UINT8 and INT8 in 16 bits, which overflow.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+def _session(folder: Path, threads: int, providers: Providers) -> ort.InferenceSession:
     return ort.InferenceSession(
-        folder / MODEL_FILES["onnx"], sess_options=options, providers=providers
+        folder / MODEL_FILES["onnx"], sess_options=session_options(threads), providers=providers
     )
 
 

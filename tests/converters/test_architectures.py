@@ -15,12 +15,13 @@ from tokenizers import models
 
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing can be converted")
 pytest.importorskip("onnx")
-ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime")
 transformers = pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from converters import checkpoint, to_fp16, to_int8, to_onnx, to_openvino_int8_dynamic  # noqa: E402 - they need the above
+from converters.calibration import open_session  # noqa: E402
 from converters.fidelity import reference_engine  # noqa: E402
 from converters.recipes import RECIPES, Notes  # noqa: E402
 from serve_app.engines.base import Engine, TokenIds, Vectors, pad  # noqa: E402
@@ -154,9 +155,7 @@ def random_texts(lengths: Sequence[int], *, seed: int = 0) -> list[TokenIds]:
 
 
 def onnx_embed(file: Path) -> Callable[[Sequence[TokenIds]], Vectors]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    return OnnxEngine(ort.InferenceSession(str(file), options), pad_id=PAD_ID).embed
+    return OnnxEngine(open_session(str(file)), pad_id=PAD_ID).embed
 
 
 def half_engine(built: Built, folder: Path) -> Engine:

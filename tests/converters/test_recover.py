@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("onnxruntime")
 
 from converters import fake_quantisation, fidelity, recover  # noqa: E402 - they need what is skipped for above
-from converters.calibration import INPUT_NAMES, TokenBatch, distance  # noqa: E402
+from converters.calibration import INPUT_NAMES, TokenBatch, distance, open_session  # noqa: E402
 from converters.checkpoint import Checkpoint, read_checkpoint  # noqa: E402
 from converters.recipes import Source  # noqa: E402
 from converters.to_int8 import quantize_static  # noqa: E402
@@ -56,8 +56,6 @@ def test_the_student_rounds_as_the_engine_will(
     Folding is off: it enters the choice of the scales before it, and other scales round otherwise.
     So is the correction of biases, which is for afterwards.
     """
-    import onnxruntime as ort
-
     from converters import gptq, smoothing, to_int8
 
     monkeypatch.setattr(
@@ -68,7 +66,7 @@ def test_the_student_rounds_as_the_engine_will(
     quantize_static(source.onnx_fp32, tmp_path / "int8.onnx", batches=batches)
     batch = batches[0]
     feeds = dict(zip(INPUT_NAMES, batch, strict=True))
-    (real,) = ort.InferenceSession(str(tmp_path / "int8.onnx")).run(None, feeds)
+    (real,) = open_session(str(tmp_path / "int8.onnx")).run(None, feeds)
     model = source.checkpoint.load_model()
     exact = vectors(model, batch).numpy()
     parts = [part for b in batches for part in recover._small(b)]

@@ -10,11 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: nothing can be converted")
 onnx = pytest.importorskip("onnx")
-ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime")
 transformers = pytest.importorskip("transformers")
 
 from converters import smoothing, to_int8, to_onnx  # noqa: E402 - they need what is skipped for above
-from converters.calibration import TokenBatch  # noqa: E402
+from converters.calibration import TokenBatch, open_session  # noqa: E402
 from serve_app.errors import ConversionError  # noqa: E402
 from serve_app.manifest import Pooling  # noqa: E402
 
@@ -62,7 +62,7 @@ CALIBRATION = [token_batch(16, tokens, seed=tokens) for tokens in (5, 12, 30)]
 
 def embed(file: Path, batch: TokenBatch) -> np.ndarray:
     feeds = dict(zip(to_onnx.INPUT_NAMES, batch, strict=True))
-    return ort.InferenceSession(str(file)).run(None, feeds)[0].astype(np.float64)
+    return open_session(str(file)).run(None, feeds)[0].astype(np.float64)
 
 
 def worst_cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -13,6 +13,7 @@ import pytest
 
 from serve_app.ports import free_port
 from tests.e2e.harness import STOPPED_WITHIN_S, Server, StartServer
+from tests.rungs import change
 
 pytestmark = pytest.mark.e2e
 
@@ -88,6 +89,18 @@ def test_a_port_that_haproxy_lacks_is_named(real_artifacts: Path) -> None:
     assert "Serve could not deploy" in line
     assert port in line
     assert "Address already in use" in line
+
+
+def test_a_replica_that_does_not_start_tells_why(real_artifacts: Path, tmp_path: Path) -> None:
+    """A variant that this machine cannot run, named all the same: the line is its engine's own error."""
+    folder = tmp_path / "artifacts" / "litert-int8"
+    shutil.copytree(real_artifacts / "onnx-int8", folder)
+    change(folder, variant="litert-int8", runtime="litert")
+    flags = ("--artifacts", str(folder.parent), "--variants", "litert-int8")
+    *steps, line = failed_late(*flags)
+    assert steps == ["starting Ray", "deploying the ladder"]
+    assert line.startswith("error: litert-int8 does not start: ")
+    assert "ArtifactError: " in line
 
 
 def test_a_variant_that_was_not_built_is_named(real_artifacts: Path) -> None:

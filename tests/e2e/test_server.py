@@ -176,11 +176,11 @@ def test_a_killed_router_comes_back_to_its_port(start_server: StartServer) -> No
     assert not server.stop()
 
 
-def test_calls_travel_over_connections_of_our_own(server: Server) -> None:
+def test_calls_travel_over_connections_of_our_own(server: Server, http: httpx.Client) -> None:
     """The router holds a connection to a port of each replica, which only this host can reach."""
-    for variant in ("onnx-fp32", "openvino-int8"):
+    for row in ladder(http):
         deadline_s = time.monotonic() + 30
-        while not (doors := _doors(server, variant)) and time.monotonic() < deadline_s:
+        while not (doors := _doors(server, row["variant"])) and time.monotonic() < deadline_s:
             time.sleep(0.2)  # it is looked for a quarter of a second after the first call
         assert {door.ip for door in doors} == {"127.0.0.1"}
 
@@ -194,12 +194,13 @@ def _doors(server: Server, variant: str) -> set[Any]:
     return {c.laddr for c in ports if c.status == "LISTEN" and c.laddr in reached}
 
 
-def test_a_replica_loads_its_own_runtime_only(server: Server) -> None:
+def test_a_replica_loads_its_own_runtime_only(server: Server, http: httpx.Client) -> None:
     """Replicas of CPU variants map their runtime, and no torch library, into their memory."""
-    for variant, runtime in (("onnx-fp32", "onnxruntime"), ("openvino-int8", "openvino")):
-        for pid in server.replica_pids(variant):
+    libraries = {"onnx": "onnxruntime", "openvino": "openvino"}
+    for row in ladder(http):
+        for pid in server.replica_pids(row["variant"]):
             maps = {m.path for m in psutil.Process(pid).memory_maps()}
-            assert any(runtime in path for path in maps)
+            assert any(libraries[row["runtime"]] in path for path in maps)
             assert not any("/torch/" in path for path in maps)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from serve_app.engines.base import TokenIds
+from serve_app.manifest import Tokenizer, Variant
 
 VOCABULARY = 100
 MAX_TOKENS = 40
@@ -23,6 +24,7 @@ TINY = {
 LENGTHS = (3, 40, 1, 17, 17, 2, 29, 8)
 
 MakeModel = Callable[..., Any]
+MakeVariant = Callable[..., Variant]
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +48,19 @@ def mixed_texts() -> list[TokenIds]:
     """Texts from one token to the longest, in no order; ids 0 and 1, which models pad with, are not in them."""
     rng = np.random.default_rng(0)
     return [rng.integers(2, VOCABULARY, n).astype(np.int32) for n in LENGTHS]
+
+
+@pytest.fixture
+def make_variant(make_facts: Callable[..., Any]) -> MakeVariant:
+    """What an engine is told of a variant, by precision; of OpenVINO, if no other runtime is named."""
+
+    def make(precision: str, *, runtime: Any = "openvino") -> Variant:
+        return Variant(
+            variant=f"{runtime}-{precision}",
+            runtime=runtime,
+            precision=precision,
+            checkpoint=make_facts(max_tokens=32),
+            tokenizer=Tokenizer(digest="0" * 64, pad_id=0, vocab_size=9),
+        )
+
+    return make

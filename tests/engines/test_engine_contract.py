@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from serve_app.engines.base import ONE_STREAM, Engine, TokenIds, Vectors, open_engine
+from serve_app.engines.cpu import this_cpu
 from serve_app.engines.fake_engine import FakeEngine
 from serve_app.engines.tokenization import Tokenizer
 from serve_app.manifest import TOKENIZER_NAME, Manifest, verify
@@ -51,6 +52,8 @@ def opened(request: pytest.FixtureRequest) -> Opened:
         if not folder.exists():
             pytest.skip(f"{request.param} was not built: not a default, or impossible here")
     manifest = verify(folder)
+    if (reason := this_cpu().lacks(manifest.runtime, manifest.precision)) is not None:
+        pytest.skip(f"{request.param} {reason}")
     tokenizer = Tokenizer(folder / TOKENIZER_NAME, max_tokens=manifest.checkpoint.max_tokens)
     streams = 1 if manifest.runtime in ONE_STREAM else STREAMS
     return open_engine(folder, manifest, streams=streams), manifest, tokenizer

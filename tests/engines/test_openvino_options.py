@@ -9,33 +9,20 @@ import pytest
 
 from serve_app.engines.base import DYNAMIC_GROUP
 from serve_app.errors import ArtifactError
-from serve_app.manifest import Tokenizer, Variant
+from tests.engines.conftest import MakeVariant
 
-MakeVariant = Callable[[str], Variant]
 Options = dict[str, Any]
 
 
 @pytest.fixture
-def options_of(variant: MakeVariant) -> Callable[..., Options]:
+def options_of(make_variant: MakeVariant) -> Callable[..., Options]:
     """OpenVINO is imported late: before Locust, it hangs the collection of all tests."""
     pytest.importorskip("openvino", reason="openvino is not installed")
     from serve_app.engines.openvino_engine import compile_options
 
-    return lambda precision, *, has_bf16: compile_options(variant(precision), 1, has_bf16=has_bf16)
-
-
-@pytest.fixture
-def variant(make_facts) -> MakeVariant:
-    def make(precision: str) -> Variant:
-        return Variant(
-            variant=f"openvino-{precision}",
-            runtime="openvino",
-            precision=precision,
-            checkpoint=make_facts(max_tokens=32),
-            tokenizer=Tokenizer(digest="0" * 64, pad_id=0, vocab_size=9),
-        )
-
-    return make
+    return lambda precision, *, has_bf16: compile_options(
+        make_variant(precision), 1, has_bf16=has_bf16
+    )
 
 
 @pytest.mark.parametrize(
