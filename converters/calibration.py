@@ -17,6 +17,7 @@ from converters.onnx_graph import Floats
 from serve_app.engines.onnx_engine import session_options
 
 TokenBatch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # ids, mask: [batch, tokens]
+Losses = npt.NDArray[np.float64]  # 1 - cosine, one a text
 
 MAX_OBSERVED_TOKENS = 2048  # a forward pass with every activation kept: ~150 MB for a 384-dim BERT
 INPUT_NAMES = ("input_ids", "attention_mask")
@@ -38,13 +39,19 @@ def split(batches: Sequence[TokenBatch]) -> tuple[list[TokenBatch], list[TokenBa
 
 def distance(reference_file: Path, file: Path, batches: Sequence[TokenBatch]) -> float:
     """Mean 1 - cosine between the unit vectors of two graphs; infinite where one is not finite."""
+    apart = distances(reference_file, file, batches)
+    mean = float(apart.mean()) if apart.size else math.inf
+    return mean if math.isfinite(mean) else math.inf
+
+
+def distances(reference_file: Path, file: Path, batches: Sequence[TokenBatch]) -> Losses:
+    """1 - cosine between the unit vectors of two graphs, one a text."""
     expected, found = open_session(str(reference_file)), open_session(str(file))
     apart = [
         1 - (run(expected, batch)[0].astype(np.float64) * run(found, batch)[0]).sum(axis=1)
         for batch in batches
     ]
-    mean = float(np.concatenate(apart).mean()) if apart else math.inf
-    return mean if math.isfinite(mean) else math.inf
+    return np.concatenate(apart) if apart else np.empty(0)
 
 
 def activations(

@@ -36,8 +36,10 @@ class InputMoments:
     tokens: int
 
     def damped(self, *, step: float = 0.0) -> Moments:
-        """Ready for `round_weight`, where the activation itself is rounded by `step`."""
-        return damped(self.total, tokens=self.tokens, step=step)
+        """With what keeps their inverse tame, where the activation itself is rounded by `step`."""
+        noise = self.tokens * step**2 / 12
+        ridge = noise + DAMPING * max(float(np.diag(self.total).mean()), 1e-12)
+        return np.asarray(self.total + ridge * np.eye(len(self.total)))
 
 
 def input_moments(
@@ -55,26 +57,13 @@ def input_moments(
     return moments
 
 
-def damped(moments: Moments, *, tokens: int, step: float) -> Moments:
-    """The moments with what keeps their inverse tame.
-
-    Args:
-        moments: X'X over the calibration tokens.
-        tokens: how many those are.
-        step: the rounding step of the activation.
-    """
-    noise = tokens * step**2 / 12
-    ridge = noise + DAMPING * max(float(np.diag(moments).mean()), 1e-12)
-    return np.asarray(moments + ridge * np.eye(len(moments)))
-
-
 def round_weight(weight: Floats, scale: Floats, hessian: Moments) -> npt.NDArray[np.int8]:
     """Round a weight [in, out] to int8 steps, given damped moments [in, in].
 
     Args:
         weight: float32 [in, out].
         scale: the step, float32 [out], or [in, out] where input channels have steps of their own.
-        hessian: what `damped` gave.
+        hessian: what `InputMoments.damped` gave.
 
     Raises:
         numpy.linalg.LinAlgError: the moments are not positive definite.

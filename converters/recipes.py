@@ -19,6 +19,7 @@ from serve_app.policy.batching import next_batch
 if TYPE_CHECKING:
     from converters.calibration import TokenBatch
     from converters.recover import Recovery
+    from converters.smoothing import Ranges
 
 CALIBRATION_BATCH_TOKENS = 2048
 MAX_EXPORT_ERROR = 1e-4  # of a unit vector's component; rounding gives 1e-7
@@ -67,13 +68,20 @@ class Source:
         return file
 
     @Once
+    def ranges(self) -> Ranges:
+        """What the linear layers of the FP32 graph read."""
+        from converters.smoothing import observe
+
+        return observe(self.onnx_fp32, batches=self.batches(self.calibration))
+
+    @Once
     def onnx_int8(self) -> Int8Graph:
         from converters.to_int8 import quantize_static
 
         file = self.scratch / "int8" / MODEL_FILES["onnx"]
         file.parent.mkdir()
         batches = self.batches(self.calibration)
-        quantize_static(self.onnx_fp32, file, batches=batches)
+        quantize_static(self.onnx_fp32, file, batches=batches, ranges=self.ranges)
         if self.recover_minutes is None:
             return Int8Graph(file, None)
         from converters.recover import recover
@@ -153,7 +161,8 @@ def _openvino_int8_dynamic(source: Source, folder: Path) -> None:
     from converters.to_openvino_int8_dynamic import quantize_weights
 
     batches = source.batches(source.calibration)
-    quantize_weights(source.onnx_fp32, folder / MODEL_FILES["openvino"], batches=batches)
+    file = folder / MODEL_FILES["openvino"]
+    quantize_weights(source.onnx_fp32, file, batches=batches, ranges=source.ranges)
 
 
 def _nncf(source: Source, folder: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from onnx import helper
 
 from converters.calibration import TokenBatch, activations, open_session, run
-from converters.onnx_graph import Floats, Graph, LinearGroup
+from converters.onnx_graph import Floats, Graph, LinearGroup, require_linear_groups
 from serve_app.errors import ConversionError
 
 SCALE_FLOOR = 1e-5
@@ -37,23 +37,26 @@ class ChannelRange:
         return ChannelRange(self.low / scale, self.high / scale)
 
 
+Ranges = Mapping[str, ChannelRange]  # by activation
+
+
 @dataclass(frozen=True, slots=True)
 class Smoothed:
     """A float graph ready for rounding, the ranges of its linear layers' inputs, folds made."""
 
     graph: Graph
-    ranges: Mapping[str, ChannelRange]
+    ranges: Ranges
     folded: int
 
 
-def observe(
-    fp32_file: Path, names: Sequence[str], *, batches: Sequence[TokenBatch]
-) -> dict[str, ChannelRange]:
-    """Run `batches` through the FP32 graph and return each named activation's range per channel.
+def observe(fp32_file: Path, *, batches: Sequence[TokenBatch]) -> Ranges:
+    """Run `batches` through the FP32 graph and return what its linear layers read, by channel.
 
     Raises:
-        ConversionError: an activation was not seen.
+        ConversionError: there is no linear layer, or an activation was not seen.
     """
+    groups = require_linear_groups(Graph.load(fp32_file), fp32_file)
+    names = [group.activation for group in groups]
     ranges: dict[str, ChannelRange] = {}
     for name, rows in activations(fp32_file, names, batches):
         seen = ChannelRange(rows.min(axis=0), rows.max(axis=0))
@@ -67,7 +70,7 @@ def observe(
 
 
 def smoother(
-    fp32_file: Path, ranges: Mapping[str, ChannelRange], *, alpha: float, batch: TokenBatch
+    fp32_file: Path, ranges: Ranges, *, alpha: float, batch: TokenBatch
 ) -> Callable[[], Smoothed]:
     """What makes smoothed graphs whose vectors, of `batch`, are the FP32 graph's.
 
@@ -99,9 +102,7 @@ def smoothing_scale(
     return floored
 
 
-def smooth(
-    fp32_file: Path, ranges: Mapping[str, ChannelRange], *, alpha: float, fold: bool
-) -> Smoothed:
+def smooth(fp32_file: Path, ranges: Ranges, *, alpha: float, fold: bool) -> Smoothed:
     """Spread each group's activation evenly over its channels; the vectors stay what they were."""
     graph = Graph.load(fp32_file)
     smoothed_ranges: dict[str, ChannelRange] = {}

@@ -16,15 +16,21 @@ from converters import gptq
 from converters.calibration import TokenBatch
 from converters.int8_embeddings import quantise_embeddings
 from converters.int8_weights import quantise_weight
-from converters.onnx_graph import Graph, require_linear_groups
-from converters.smoothing import observe, smoother
+from converters.onnx_graph import Graph
+from converters.smoothing import Ranges, observe, smoother
 from serve_app.engines.base import DYNAMIC_GROUP
 
 ALPHA = 0.65  # a loss (mean 1 - cosine) of 168e-6; at 0.5 191e-6, at 0.75 168e-6
 OPSET, IR_VERSION = 21, 10  # the first with a scale for a block of channels
 
 
-def quantize_weights(fp32_file: Path, out_file: Path, *, batches: Sequence[TokenBatch]) -> int:
+def quantize_weights(
+    fp32_file: Path,
+    out_file: Path,
+    *,
+    batches: Sequence[TokenBatch],
+    ranges: Ranges | None = None,
+) -> int:
     """Write an FP32 export with INT8 weights; returns of how many linear layers.
 
     Where a layer's input channels are no multiple of `DYNAMIC_GROUP`, they share one scale.
@@ -33,12 +39,12 @@ def quantize_weights(fp32_file: Path, out_file: Path, *, batches: Sequence[Token
         fp32_file: what `to_onnx.export` wrote.
         out_file: the graph, with the same inputs and output.
         batches: calibration, (input_ids, attention_mask), int64 [batch, tokens].
+        ranges: what `observe` makes of these, where it was done.
 
     Raises:
         ConversionError: there is nothing to quantise.
     """
-    groups = require_linear_groups(Graph.load(fp32_file), fp32_file)
-    ranges = observe(fp32_file, [group.activation for group in groups], batches=batches)
+    ranges = ranges or observe(fp32_file, batches=batches)
     smoothed = smoother(fp32_file, ranges, alpha=ALPHA, batch=batches[0])().graph
     layers = smoothed.linear_groups()
     moments = gptq.input_moments(smoothed, [layer.activation for layer in layers], batches)

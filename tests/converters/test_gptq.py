@@ -37,7 +37,7 @@ def nearest(weight: Floats, scale: Floats) -> Floats:
 def test_errors_of_correlated_inputs_cancel() -> None:
     """The product moves by less than half of what rounding to the nearest moves it."""
     inputs, (weight, scale) = correlated(), weight_and_scale()
-    hessian = gptq.damped(inputs.T.astype(float) @ inputs, tokens=len(inputs), step=0.0)
+    hessian = gptq.InputMoments(inputs.T.astype(float) @ inputs, len(inputs)).damped()
     rounded = gptq.round_weight(weight, scale, hessian)
     errors = [
         np.linalg.norm(inputs @ (levels * scale - weight))
@@ -58,7 +58,7 @@ def test_independent_inputs_round_to_the_nearest() -> None:
 def test_dead_inputs_are_survived() -> None:
     """Inputs that are always zero, as the moments of too few texts have, give no error and no NaN."""
     weight, scale = weight_and_scale()
-    hessian = gptq.damped(np.zeros((len(weight),) * 2), tokens=0, step=0.0)
+    hessian = gptq.InputMoments(np.zeros((len(weight),) * 2), 0).damped()
     np.testing.assert_array_equal(gptq.round_weight(weight, scale, hessian), nearest(weight, scale))
 
 

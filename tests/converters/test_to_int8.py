@@ -181,3 +181,19 @@ def test_nothing_to_quantise_is_refused(int8_file: Path, tmp_path: Path) -> None
     """A graph without float linear layers, such as an INT8 one, is refused by name."""
     with pytest.raises(ConversionError, match=r"int8\.onnx: no MatMul by a constant weight"):
         to_int8.quantize_static(int8_file, tmp_path / "again.onnx", batches=CALIBRATION)
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ([-0.1] * 63 + [6.9], "kept"),  # one text alone makes the mean worse
+        ([0.1, 0.2] * 32, "harm"),
+        ([-0.1, -0.2] * 32, "kept"),
+        ([0.0] * 63 + [np.nan], "harm"),
+        ([], "harm"),  # nothing is known
+    ],
+)
+def test_a_correction_goes_only_where_texts_clearly_lose(change: list[float], verdict: str) -> None:
+    """The mean of few texts is one text's; a vector that is not finite is harm whatever the rest."""
+    before = np.full(len(change), 1.0)
+    assert to_int8.is_harm(before, before + np.array(change)) == (verdict == "harm")
