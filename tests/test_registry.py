@@ -100,7 +100,7 @@ def test_what_this_cpu_cannot_run_stays_off_unless_named(
     artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Artifacts brought from a better machine serve all the same, and the reason says what is lacking."""
-    monkeypatch.setattr(registry, "this_cpu", lambda: Cpu("A", 2, frozenset({"avx2"})))
+    monkeypatch.setattr(registry, "this_cpu", lambda: Cpu("A", 2, frozenset({"sse2", "avx2"})))
     change(artifacts / "fake-bf16", runtime="openvino", precision="bf16")
     ladder = load_ladder(artifacts)
     assert "fake-bf16" not in {r.manifest.variant for r in ladder.rungs}
