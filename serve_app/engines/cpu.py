@@ -33,6 +33,11 @@ class Cpu:
         """Whether it is one whose flags are told."""
         return "sse2" in self.flags
 
+    @property
+    def has_vnni(self) -> bool:
+        """Whether it adds products of INT8 in 32 bits; False where nothing is known."""
+        return bool(self.flags & VNNI)
+
     def lacks(self, runtime: str, precision: str) -> str | None:
         """Why a variant cannot run here, or not as it was measured elsewhere; None where it can.
 
@@ -44,7 +49,7 @@ class Cpu:
             return None
         if precision == "bf16" and not self.flags & BF16:
             return "needs a CPU with AVX512-BF16 or AMX; this one has neither"
-        if precision == "int8" and not self.flags & VNNI:
+        if precision == "int8" and not self.has_vnni:
             return "needs a CPU with VNNI: on this one its integer sums overflow; take onnx-int8"
         return None
 

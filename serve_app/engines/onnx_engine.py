@@ -21,12 +21,14 @@ import numpy as np
 import onnxruntime as ort
 
 from serve_app.engines.base import MODEL_FILES, Device, TokenIds, Vectors, pad
+from serve_app.engines.cpu import this_cpu
 from serve_app.errors import ArtifactError
 from serve_app.manifest import Variant
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 TENSORRT_CACHE = ".tensorrt"
+EXACT = "session.x64quantprecision"
 INPUTS = ("input_ids", "attention_mask")
 OPTIMAL_SHAPE = (8, 64)  # texts, tokens: what TensorRT's kernels are chosen for
 MAX_TEXTS = 512  # of a TensorRT batch: beyond, it would compile anew; larger ones are cut
@@ -130,8 +132,10 @@ def session_options(threads: int) -> ort.SessionOptions:
     options.inter_op_num_threads = 1
     # Replicas share their host's cores: a thread that spins for work takes a neighbour's time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without VNNI the faster kernels add two products of UINT8 and INT8 in 16 bits, which overflow.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not this_cpu().has_vnni:
+        # The faster kernels add two products of UINT8 and INT8 in 16 bits there, which overflow. Where VNNI is, this
+        # would cost its kernels, which are exact; other processors than x86 take no notice.
+        options.add_session_config_entry(EXACT, "1")
     return options
 
 

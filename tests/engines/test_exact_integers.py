@@ -10,7 +10,9 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-from serve_app.engines.base import open_engine  # noqa: E402 - they need the above
+from serve_app.engines import onnx_engine  # noqa: E402 - they need the above
+from serve_app.engines.base import open_engine  # noqa: E402
+from serve_app.engines.cpu import Cpu  # noqa: E402
 from tests.engines.conftest import MakeVariant  # noqa: E402
 
 DIMS = 32
@@ -55,3 +57,17 @@ def test_integer_products_are_exact(tmp_path: Path, make_variant: MakeVariant) -
     engine = open_engine(tmp_path, make_variant("int8", runtime="onnx"))
     (vector,) = engine.embed([np.arange(5, dtype=np.int32)])
     assert set(vector) == {DIMS * LOUDEST["activation"] * LOUDEST["weight"]}
+
+
+@pytest.mark.parametrize(("flags", "told"), [((), True), (("avx512_vnni",), False)])
+def test_kernels_of_vnni_are_not_given_up(
+    monkeypatch: pytest.MonkeyPatch, *, flags: tuple[str, ...], told: bool
+) -> None:
+    """They are exact and fast; any other processor, known or not, is told to be exact."""
+    monkeypatch.setattr(onnx_engine, "this_cpu", lambda: Cpu("A", 2, frozenset({"sse2", *flags})))
+    options = onnx_engine.session_options(1)
+    if told:
+        assert options.get_session_config_entry(onnx_engine.EXACT) == "1"
+    else:
+        with pytest.raises(RuntimeError, match=onnx_engine.EXACT):  # not there
+            options.get_session_config_entry(onnx_engine.EXACT)
