@@ -13,7 +13,8 @@ import onnx
 from onnx import TensorProto
 
 from converters.onnx_contract import adopt, first_line
-from converters.recipes import RECIPES, Recipe, Source
+from converters.recipes import RECIPES, Recipe
+from converters.source import Source
 from serve_app.engines.base import MODEL_FILES
 from serve_app.errors import ConversionError, shown
 

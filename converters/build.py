@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.finish import Reference, Texts, finish
-from converters.recipes import Recipe, Source
+from converters.recipes import Recipe
 from converters.side_by_side import profile_side_by_side
+from converters.source import Source
 from converters.workplace import (
     DISK_FULL,
     Step,

@@ -39,8 +39,12 @@ def split(batches: Sequence[TokenBatch]) -> tuple[list[TokenBatch], list[TokenBa
 
 def distance(reference_file: Path, file: Path, batches: Sequence[TokenBatch]) -> float:
     """Mean 1 - cosine between the unit vectors of two graphs; infinite where one is not finite."""
-    apart = distances(reference_file, file, batches)
-    mean = float(apart.mean()) if apart.size else math.inf
+    return mean_of(distances(reference_file, file, batches))
+
+
+def mean_of(losses: Losses) -> float:
+    """Infinite where one is not finite, or there is none."""
+    mean = float(losses.mean()) if losses.size else math.inf
     return mean if math.isfinite(mean) else math.inf
 
 

@@ -20,7 +20,8 @@ import numpy as np
 from converters import fidelity, latency
 from converters.gates import MAX_DRIFT, gate
 from converters.provenance import command_line, commit, tool_versions
-from converters.recipes import Notes, Recipe, Source
+from converters.recipes import Notes, Recipe
+from converters.source import Source
 from converters.tasks import Tasks, against_fp32
 from converters.workplace import Step
 from serve_app.engines.base import Device, Engine, TokenIds, Vectors, open_engine

@@ -13,6 +13,7 @@ from pathlib import Path
 from converters import latency
 from converters.side_by_side import Say, profile_side_by_side
 from converters.workplace import Step, workplace
+from serve_app.engines.cpu import this_cpu
 from serve_app.engines.measure import hardware_name
 from serve_app.manifest import MANIFEST_NAME, Manifest, read_manifest
 from serve_app.registry import wants_gpu
@@ -69,8 +70,10 @@ def remeasure(out: Path, choose: Callable[[Path], list[Path]], *, step: Step, sa
 
 
 def _is_of_here(manifest: Manifest) -> bool:
-    """A machine without a GPU leaves alone what needs one: whose profile it is, it cannot tell."""
+    """A machine leaves alone what it cannot run: what needs a GPU, or instructions that its CPU lacks."""
     profile = manifest.profile
+    if profile.device == "cpu" and this_cpu().lacks(manifest.runtime, manifest.precision):
+        return True
     if (profile.device == "cuda" or wants_gpu(manifest)) and not latency.gpu_count():
         return True
     return profile.hardware == hardware_name(profile.device)

@@ -11,7 +11,6 @@ are then corrected (`bias_correction.py`), unless texts clearly lose by it. Embe
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from onnx import helper
 
 from converters import gptq
 from converters.bias_correction import correct_biases
-from converters.calibration import Losses, TokenBatch, distance, distances, split
+from converters.calibration import Losses, TokenBatch, distances, mean_of, split
 from converters.int8_embeddings import quantise_embeddings
 from converters.int8_weights import quantise_weight
 from converters.onnx_graph import Graph, LinearGroup
@@ -70,8 +69,6 @@ def quantize_static(
         ConversionError: there is nothing to quantise, or a linear layer would stay in float.
     """
     ranges = ranges or observe(fp32_file, batches=batches)
-    groups = Graph.load(fp32_file).linear_groups()
-    linears = sum(len(group.nodes) for group in groups)
     smoothed_again = smoother(fp32_file, ranges, alpha=alpha, batch=batches[0])
     learn, judge = split(batches)
     with tempfile.TemporaryDirectory(dir=out_file.parent, prefix=".int8-") as folder:
@@ -79,6 +76,8 @@ def quantize_static(
             Path(folder) / f"{n}.onnx" for n in ("nearest", "gptq", "bias")
         )
         smoothed = smoothed_again()
+        groups = smoothed.graph.linear_groups()
+        linears = sum(len(group.nodes) for group in groups)
         moments = gptq.input_moments(smoothed.graph, list(smoothed.ranges), learn)
         _quantise(smoothed, {})
         integer_linears = _save_integer(smoothed.graph, nearest, linears=linears)
@@ -86,10 +85,11 @@ def quantize_static(
         _quantise(again, moments)
         again.graph.save(rounded)
         goal = reference_file or fp32_file
-        best = min(nearest, rounded, key=partial(distance, goal, batches=judge))
+        losses = {file: distances(goal, file, judge) for file in (nearest, rounded)}
+        best = min(losses, key=lambda file: mean_of(losses[file]))
         correct_biases(fp32_file, best, corrected, batches=learn)
-        before, after = (distances(goal, file, judge) for file in (best, corrected))
-        kept = best if is_harm(before, after) else corrected
+        is_worse = is_harm(losses[best], distances(goal, corrected, judge))
+        kept = best if is_worse else corrected
         kept.replace(out_file)
     return Int8Report(
         linears=linears,

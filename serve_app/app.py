@@ -420,7 +420,9 @@ def _run(application: Application) -> None:
     try:
         serve.run(application, name=APPLICATION, logging_config=LOGGING)
     except RuntimeError as error:
-        for name, deployment in serve.status().applications[APPLICATION].deployments.items():
+        application_status = serve.status().applications.get(APPLICATION)
+        deployments = application_status.deployments if application_status else {}
+        for name, deployment in deployments.items():
             if deployment.status == "DEPLOY_FAILED" and deployment.message:
                 raised = deployment.message.strip().splitlines()[-1]
                 raise SetupError(f"{name} does not start: {raised}") from error

@@ -15,7 +15,8 @@ from converters import fidelity  # noqa: E402 - they need what is skipped for ab
 from converters.checkpoint import Checkpoint, read_checkpoint  # noqa: E402
 from converters.gates import gate  # noqa: E402
 from converters.overflow import FP16_MAX, Scan, scan  # noqa: E402
-from converters.recipes import RECIPES, Notes, Source  # noqa: E402
+from converters.recipes import RECIPES, Notes  # noqa: E402
+from converters.source import Source  # noqa: E402
 from converters.to_fp16 import write_half  # noqa: E402
 from serve_app.engines.base import Engine, TokenIds, open_engine  # noqa: E402
 from serve_app.engines.torch_engine import TorchEngine  # noqa: E402

@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime")
 from converters import fake_quantisation, fidelity, recover  # noqa: E402 - they need what is skipped for above
 from converters.calibration import INPUT_NAMES, TokenBatch, distance, open_session  # noqa: E402
 from converters.checkpoint import Checkpoint, read_checkpoint  # noqa: E402
-from converters.recipes import Source  # noqa: E402
+from converters.source import Source  # noqa: E402
 from converters.to_int8 import quantize_static  # noqa: E402
 from serve_app.errors import ConversionError  # noqa: E402
 

@@ -14,6 +14,7 @@ pytest.importorskip("rich")
 
 import converters.__main__ as program
 from converters import latency, remeasure
+from serve_app.engines.cpu import Cpu
 from serve_app.engines.measure import Setup, hardware_name
 from serve_app.errors import ArtifactError, ConversionError
 from serve_app.manifest import (
@@ -23,6 +24,7 @@ from serve_app.manifest import (
     read_manifest,
     write_manifest,
 )
+from tests.rungs import change
 
 MakeArtifact = Callable[..., Manifest]
 
@@ -132,6 +134,18 @@ def test_a_gpus_profile_stays_where_there_is_no_gpu(out: Path, opened: list[str]
         "fake-bf16: not measured again (its profile is a GPU's, and this machine has none)"
     ]
     assert _bytes(out)["fake-bf16"] == before
+
+
+def test_what_this_cpu_lacks_instructions_for_is_left_alone(
+    out: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each start would try it again otherwise, and say that it cannot."""
+    monkeypatch.setattr(remeasure, "this_cpu", lambda: Cpu("A", 2, frozenset({"sse2", "avx2"})))
+    change(out / "fake-bf16", runtime="openvino", precision="bf16")
+    assert "fake-bf16" not in {folder.name for folder in remeasure.foreign(out)}
+    _run(out)
+    assert opened == ["fake-int8"]
+    assert read_manifest(out / "fake-bf16").profile.hardware == ELSEWHERE
 
 
 @pytest.mark.parametrize("where", ["fresh process", "here"])

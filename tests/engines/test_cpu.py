@@ -7,6 +7,7 @@ import pytest
 from serve_app.engines import base
 from serve_app.engines.cpu import Cpu, read_cpu
 from serve_app.errors import ArtifactError
+from tests.engines.conftest import MakeVariant
 
 PLAIN = frozenset({"sse2", "avx2"})
 
@@ -51,7 +52,7 @@ def test_openvinos_static_int8_needs_vnni(flag: str) -> None:
 
 
 def test_an_engine_that_would_be_wrong_here_is_not_opened(
-    tmp_path: Path, make_variant, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_variant: MakeVariant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error names the variant, before its runtime is imported."""
     monkeypatch.setattr(base, "this_cpu", cpu)
