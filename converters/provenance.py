@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ TOOLS = (
     "numpy",
 )
 NO_COMMIT = "not a checkout"
+COMMIT_VARIABLE = "SOURCE_COMMIT"  # tells it where the source is a copy without its history
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +83,14 @@ def command_line() -> str:
 
 
 def commit(folder: Path) -> str:
-    """The commit that a source folder is at, and whether tracked files differ from it."""
+    """The commit that a source folder is at, and whether tracked files differ from it.
+
+    Of a copy without its history, as in a container or on a lent machine: what SOURCE_COMMIT says.
+    """
     git = shutil.which("git")
     head = git and _output(git, "-C", str(folder), "rev-parse", "--short=12", "HEAD")
     if not git or not head:
-        return NO_COMMIT
+        return os.environ.get(COMMIT_VARIABLE, NO_COMMIT)
     changed = _output(git, "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
     return f"{head} with local changes" if changed else head
 

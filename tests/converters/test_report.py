@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from converters.claims import NOT_MEASURED, ONNX, TORCH, TORCH_GPU, Claim, Ratio, claims
-from converters.provenance import NO_COMMIT, Provenance, commit, provenance
+from converters.provenance import COMMIT_VARIABLE, NO_COMMIT, Provenance, commit, provenance
 from serve_app.errors import ArtifactError, ConversionError
 from serve_app.manifest import File, GridCell, Manifest, TaskScore
 
@@ -189,9 +189,14 @@ def test_a_ratio_takes_the_shared_batches_only() -> None:
     assert Ratio.of(slow, fast) == Ratio(1.0, 1.0, 1.0)
 
 
-def test_the_commit_is_known_or_said_to_be_unknown(tmp_path: Path) -> None:
-    """Outside a checkout the commit is not invented."""
+def test_the_commit_is_known_or_said_to_be_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside a checkout the commit is not invented, and may be told by the environment."""
+    monkeypatch.delenv(COMMIT_VARIABLE, raising=False)
     assert commit(tmp_path) == NO_COMMIT
+    monkeypatch.setenv(COMMIT_VARIABLE, "0123abc")
+    assert commit(tmp_path) == "0123abc"
     here = provenance()
     assert here.commit == NO_COMMIT or re.match(r"[0-9a-f]{12}", here.commit)
     assert "cores" in here.machine
