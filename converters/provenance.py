@@ -30,7 +30,7 @@ TOOLS = (
     "numpy",
 )
 NO_COMMIT = "not a checkout"
-COMMIT_VARIABLE = "SOURCE_COMMIT"  # tells it where the source is a copy without its history
+COMMIT_VARIABLE = "SOURCE_COMMIT"  # tells it where the source is a copy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +85,15 @@ def command_line() -> str:
 def commit(folder: Path) -> str:
     """The commit that a source folder is at, and whether tracked files differ from it.
 
-    Of a copy without its history, as in a container or on a lent machine: what SOURCE_COMMIT says.
+    Of a copy whose history is not there or not its own, as in a container or on a lent machine: what
+    SOURCE_COMMIT says.
     """
+    if told := os.environ.get(COMMIT_VARIABLE):
+        return told
     git = shutil.which("git")
     head = git and _output(git, "-C", str(folder), "rev-parse", "--short=12", "HEAD")
     if not git or not head:
-        return os.environ.get(COMMIT_VARIABLE, NO_COMMIT)
+        return NO_COMMIT
     changed = _output(git, "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
     return f"{head} with local changes" if changed else head
 

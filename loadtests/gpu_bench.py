@@ -14,9 +14,9 @@ import torch
 from serve_app.engines.base import Device, Engine, TokenIds
 from serve_app.engines.mixed_precision import autocasting
 from serve_app.engines.packed.attention import flash, text_by_text
-from serve_app.engines.packed.engine import PLAIN, PackedEngine, Tuning
-from serve_app.engines.packed.graphs import cuda_capture
-from serve_app.engines.packed.opening import Target, pack
+from serve_app.engines.packed.engine import PackedEngine
+from serve_app.engines.packed.graphs import cuda_graphs
+from serve_app.engines.packed.opening import PLAIN, Target, Tuning, pack
 from serve_app.engines.torch_engine import TorchEngine
 from serve_app.manifest import Checkpoint, Prompts
 
@@ -80,13 +80,14 @@ class Bench:
     def shapes(self) -> tuple[Shape, ...]:
         return (TINY,) if self.quick else (MINILM, BASE, LARGE)
 
-    def target(self, tuning: Tuning = PLAIN) -> Target:
+    def target(self, tuning: Tuning | None = None) -> Target:
+        """Where engines run: as they are served, or tuned in another way."""
         attention = flash if self.on_gpu else text_by_text
-        return Target(device=self.device, attention=attention, tuning=tuning)
+        return Target(device=self.device, attention=attention, tuning=tuning or self.graphs)
 
     @property
     def graphs(self) -> Tuning:
-        return Tuning(capture=cuda_capture) if self.on_gpu else PLAIN
+        return Tuning(graphs=cuda_graphs()) if self.on_gpu else PLAIN
 
     def sync(self) -> None:
         if self.on_gpu:
@@ -109,7 +110,11 @@ class Bench:
             return BertModel(config, add_pooling_layer=False).eval().to(dtype)
 
     def packed(
-        self, shape: Shape, dtype: torch.dtype = torch.float16, *, tuning: Tuning = PLAIN
+        self,
+        shape: Shape,
+        dtype: torch.dtype = torch.float16,
+        *,
+        tuning: Tuning | None = None,
     ) -> PackedEngine:
         """The engine without padding."""
         return self.packed_at(shape, self.target(tuning), dtype)

@@ -14,7 +14,7 @@ from loadtests.gpu_readings import Deadline, Reading, Skip
 from serve_app.engines.base import TokenIds, Vectors
 from serve_app.engines.packed.attention import is_right
 from serve_app.engines.packed.engine import PackedEngine
-from serve_app.engines.packed.opening import pack
+from serve_app.engines.packed.opening import PLAIN, pack
 from serve_app.engines.torch_engine import TorchEngine, load_head, load_transformer
 
 ALONE = 24  # texts run on their own too
@@ -29,7 +29,7 @@ def checkpoint_engine(bench: Bench, dtype: torch.dtype, *, graphs: bool = True) 
         load_transformer(bench.checkpoint, dtype=dtype),
         found.facts,
         head=load_head(bench.checkpoint, found.facts),
-        target=bench.target(bench.graphs) if graphs else bench.target(),
+        target=bench.target(None if graphs else PLAIN),
     )
 
 
@@ -82,7 +82,7 @@ def shapes(bench: Bench, deadline: Deadline) -> Iterator[Reading]:
             bench.model(shape, torch.float16),
             facts(shape),
             head=torch.nn.Sequential(),
-            target=bench.target(bench.graphs),
+            target=bench.target(),
         )
         close = cosines(packed.embed(texts), expected)
         yield Reading(what="parity min", value=float(close.min()), of={"shape": shape.name})

@@ -17,6 +17,7 @@ from serve_app.engines.memory import (
     release_cached,
     take_share,
 )
+from serve_app.engines.packed.opening import PLAIN
 
 MOST_TEXTS = 2048  # of one request, the server's default
 FORETOLD_TOKENS = 65_536
@@ -29,7 +30,7 @@ def memory(bench: Bench, _: Deadline) -> Iterator[Reading]:
         raise Skip("memory is metered on a GPU")
     meter = CudaMeter()
     for shape in bench.shapes:
-        engine = bench.packed(shape)
+        engine = bench.packed(shape, tuning=PLAIN)  # a replay allocates nothing
         labels = {"shape": shape.name}
         found = measure_activations(engine, meter, text_tokens=128)
         yield Reading(what="bytes a token", value=found.bytes_per_token, of=labels)
@@ -51,7 +52,7 @@ def memory(bench: Bench, _: Deadline) -> Iterator[Reading]:
 def _running_out(bench: Bench) -> Reading:
     """A batch that cannot fit is run in smaller ones, and the engine lives."""
     shape = bench.small
-    engine = bench.packed(shape)
+    engine = bench.packed(shape, tuning=PLAIN)
     texts = texts_of([128] * 2048)
     expected = engine.embed(texts[:4])
     release_cached()

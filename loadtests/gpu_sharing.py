@@ -76,7 +76,7 @@ def _together(bench: Bench, processes: int, *, batch_tokens: int, seconds: float
 
 def run_for(bench: Bench, *, batch_tokens: int, seconds: float) -> float:
     """Tokens a second of one engine that is never without work."""
-    engine = bench.packed(bench.small, tuning=bench.graphs)
+    engine = bench.packed(bench.small)
     lengths: list[int] = []
     total = 0
     for length in mixed_lengths(batch_tokens, max_tokens=bench.small.max_tokens):

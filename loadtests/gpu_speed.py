@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,8 @@ from loadtests.gpu_bench import Bench, Shape, mixed_lengths, pipelined, texts_of
 from loadtests.gpu_fidelity import checkpoint_engine
 from loadtests.gpu_readings import Deadline, Label, Reading, Skip
 from serve_app.engines.base import Engine, TokenIds
-from serve_app.engines.packed.engine import PackedEngine, Tuning, compiled
+from serve_app.engines.packed.engine import PackedEngine, compiled
+from serve_app.engines.packed.opening import PLAIN, Tuning
 from serve_app.engines.packed.pooling import index_sums, reduced_sums
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -21,6 +23,8 @@ LENGTHS, BATCHES = (512, 128, 32, 8), (256, 64, 8, 1)
 MOST_TOKENS, PIPELINE = 131_072, 4
 A_CELL_S = 2.0
 COMPILING_S = 30.0
+RUN_BATCHES = ((1, 12), (8, 32), (64, 12), (8, 128), (32, 70), (1024, 12), (128, 128))
+MIB = 2**20
 
 
 def ceilings(bench: Bench, _: Deadline) -> Iterator[Reading]:
@@ -128,7 +132,7 @@ def single(bench: Bench, _: Deadline) -> Iterator[Reading]:
         if graphs and not bench.on_gpu:
             continue
         if bench.checkpoint is None:
-            engine = bench.packed(bench.small, tuning=bench.graphs if graphs else Tuning())
+            engine = bench.packed(bench.small, tuning=None if graphs else PLAIN)
         else:
             engine = checkpoint_engine(bench, torch.float16, graphs=graphs)
         (text,) = texts_of([12])
@@ -147,24 +151,37 @@ def runs(bench: Bench, deadline: Deadline) -> Iterator[Reading]:
     if not bench.on_gpu:
         raise Skip("CUDA graphs and the compiled form are for GPUs")
     ways = {
-        "eager": Tuning(),
-        "graphs": bench.graphs,
-        "compiled": Tuning(compile=compiled),
+        "eager": lambda: PLAIN,
+        "graphs": lambda: bench.graphs,
+        "compiled": lambda: Tuning(compile=compiled),
+        "compiled graphs": lambda: replace(bench.graphs, compile=compiled),
     }
     for shape in bench.shapes:
         for name, tuning in ways.items():
-            if deadline.left_s < (COMPILING_S if name == "compiled" else 5):
+            if deadline.left_s < (COMPILING_S if "compiled" in name else 5):
                 continue
-            engine = bench.packed(shape, tuning=tuning)
-            for count, length in ((1, 12), (8, 32), (8, 128), (128, 128)):
-                texts = texts_of([length] * count)
-                ms = bench.median_ms(partial(engine.embed, texts), budget_s=1)
-                yield Reading(
-                    what="batch ms",
-                    value=ms,
-                    of={"shape": shape.name, "run": name, "batch": count, "length": length},
-                )
-            del engine
+            yield from _batches(bench, shape, name, tuning())
+
+
+def _batches(bench: Bench, shape: Shape, name: str, tuning: Tuning) -> Iterator[Reading]:
+    """Times of an engine's batches, and what its graphs take."""
+    labels: dict[str, Label] = {"shape": shape.name, "run": name}
+    before, started_s = _reserved_bytes(), time.perf_counter()
+    engine = bench.packed(shape, tuning=tuning)
+    yield Reading(what="open s", value=time.perf_counter() - started_s, of=labels)
+    taken = (_reserved_bytes() - before) / MIB
+    yield Reading(what="reserved MiB", value=taken, of=labels)
+    largest = max((room.tokens for room in engine.graphs), default=0)
+    yield Reading(what="largest graph's tokens", value=largest, of=labels)
+    for count, length in RUN_BATCHES:
+        texts = texts_of([length] * count)
+        ms = bench.median_ms(partial(engine.embed, texts), budget_s=1)
+        yield Reading(what="batch ms", value=ms, of=labels | {"batch": count, "length": length})
+
+
+def _reserved_bytes() -> int:
+    torch.cuda.empty_cache()
+    return int(torch.cuda.memory_reserved())
 
 
 def pooling(bench: Bench, _: Deadline) -> Iterator[Reading]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from serve_app.engines.base import TokenIds, Vectors
-from serve_app.engines.packed.graphs import Capture, Graphs, capture_all, cuda_capture
+from serve_app.engines.packed.graphs import Capturing, Graphs, capture_all
 from serve_app.engines.packed.layout import Room, fill, split
 from serve_app.engines.packed.pooling import PackedEmbedder
 from serve_app.engines.packed.staging import Event, Slots, event_maker
@@ -21,18 +21,6 @@ from serve_app.engines.packed.staging import Event, Slots, event_maker
 NO_LIMIT = 1 << 40  # tokens
 
 Compile = Callable[[PackedEmbedder], Callable[..., torch.Tensor]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tuning:
-    """What may be gained beyond the plain run; by default nothing, as on a CPU."""
-
-    capture: Capture | None = None  # CUDA graphs for small batches
-    compile: Compile | None = None  # for the others
-
-
-PLAIN = Tuning()
-ON_CUDA = Tuning(capture=cuda_capture)
 
 
 def compiled(embedder: PackedEmbedder) -> Callable[..., torch.Tensor]:
@@ -64,15 +52,15 @@ class PackedEngine:
         *,
         device: torch.device,
         max_tokens: int,
-        tuning: Tuning = PLAIN,
+        compile: Compile | None = None,  # noqa: A002 - PyTorch's word for it
     ) -> None:
-        """Move the embedder to its device and capture its graphs.
+        """Move the embedder to its device.
 
         Args:
             embedder: its attention chosen for the device.
             device: where to run.
             max_tokens: of one text.
-            tuning: see `Tuning`.
+            compile: makes of the embedder a function that does the same, faster.
         """
         self.most_tokens = NO_LIMIT  # of one batch; larger calls are cut
         self._device = device
@@ -80,17 +68,25 @@ class PackedEngine:
         self._first_position = embedder.encoder.first_position
         self._make_event = event_maker(device)
         self._slots = Slots(device, make_event=self._make_event)
+        self._max_tokens = max_tokens
+        self._forward = compile(self._embedder) if compile else None
         self._graphs = Graphs()
-        if tuning.capture is not None:
-            with torch.inference_mode():
-                self._graphs = capture_all(
-                    self._eager,
-                    device=device,
-                    capture=tuning.capture,
-                    max_tokens=max_tokens,
-                    first_position=self._first_position,
-                )
-        self._forward = tuning.compile(self._embedder) if tuning.compile else None
+
+    @torch.inference_mode()
+    def capture(self, how: Capturing) -> None:
+        """Run small batches as graphs from now on; see `capture_all`."""
+        self._graphs = capture_all(
+            self._run,
+            device=self._device,
+            how=how,
+            max_tokens=self._max_tokens,
+            first_position=self._first_position,
+        )
+
+    @property
+    def graphs(self) -> list[Room]:
+        """The captured buckets."""
+        return self._graphs.rooms
 
     def embed(self, texts: Sequence[TokenIds]) -> Vectors:
         return self.start(texts).vectors()
@@ -120,15 +116,9 @@ class PackedEngine:
         return graph.replay()[: len(texts)].clone()  # the next replay writes over it
 
     def _run(self, row: torch.Tensor, room: Room, longest: int) -> torch.Tensor:
-        if self._forward is None:
-            return self._eager(row, room, longest)
-        # It only bounds the kernels' grid: rounded up, there are few values to compile for.
-        return self._forward(*_parts(row, room), 1 << (longest - 1).bit_length())
-
-    def _eager(self, row: torch.Tensor, room: Room, longest: int) -> torch.Tensor:
-        vectors: torch.Tensor = self._embedder(*_parts(row, room), longest)
+        parts = (row[part] for part in room.parts)
+        if self._forward is not None:
+            # It only bounds the kernels' grid: rounded up, there are few values to compile for.
+            return self._forward(*parts, 1 << (longest - 1).bit_length())
+        vectors: torch.Tensor = self._embedder(*parts, longest)
         return vectors
-
-
-def _parts(row: torch.Tensor, room: Room) -> tuple[torch.Tensor, ...]:
-    return tuple(row[part] for part in room.parts)

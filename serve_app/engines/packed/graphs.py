@@ -1,15 +1,19 @@
-"""CUDA graphs for small batches, where starting kernels takes longer than running them.
+"""CUDA graphs for batches whose kernels take longer to start than to run.
 
 A graph's shapes are fixed, so it is captured for some buckets of tokens and texts, and a batch runs in
-the smallest that holds it. What capturing means is a seam: on a CPU, tests run the same logic over work
-that is simply done again. A bucket whose graph fails, or differs from the plain run, is left out.
+the smallest that holds it. Up to which size that gains anything depends on card, model and host, and is
+measured: a bucket stays where even the smallest batch that falls into it runs faster in it than without.
+What capturing means is a seam: on a CPU, tests run the same logic over work that is simply done again.
+A bucket whose graph fails, or differs from the plain run, is left out.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +22,16 @@ from serve_app.engines.packed.layout import Room, fill
 
 log = logging.getLogger(__name__)
 
-BUCKETS = (
-    *(Room(tokens, 1) for tokens in (16, 32, 64, 128, 256, 512)),
-    *(Room(tokens, 8) for tokens in (64, 128, 256, 512, 1024)),
+FINE, COARSE = (16, 32, 64, 128, 256, 512, 1024), (2048, 4096, 8192, 16_384, 32_768)
+SIZES = (*FINE, *sorted((*COARSE, *(3 * size // 4 for size in COARSE))))  # tokens
+LONG, SHORT = 64, 8  # tokens a text, where a bucket is full in both
+# One text; few texts, or long ones; many short ones. Room for a text that is not there costs a little.
+FAMILIES = (
+    tuple(Room(size, 1) for size in FINE[:-1]),
+    tuple(Room(size, max(8, size // LONG)) for size in SIZES if size >= LONG),
+    tuple(Room(size, size // SHORT) for size in SIZES if size > LONG),
 )
+TIMED_RUNS = 3
 GRAPH_ERROR = 1e-3  # of a unit vector's component: the same kernels may sum in another order
 WARM_UPS = 3
 
@@ -30,6 +40,17 @@ Run = Callable[[torch.Tensor, Room, int], torch.Tensor]
 Replay = Callable[[], torch.Tensor]
 # Makes of work that reads one buffer and writes another the same work, quicker to start.
 Capture = Callable[[Replay], Replay]
+# How long one run takes.
+Seconds = Callable[[Replay], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capturing:
+    """How graphs are made and judged."""
+
+    capture: Capture
+    seconds: Seconds | None = None  # None: every bucket stays, whatever it gains
+    families: Sequence[Sequence[Room]] = FAMILIES  # rooms, smallest first in each
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,53 +81,92 @@ def capture_all(
     run: Run,
     *,
     device: torch.device,
-    capture: Capture,
+    how: Capturing,
     max_tokens: int,
     first_position: int = 0,
-    buckets: Sequence[Room] = BUCKETS,
 ) -> Graphs:
     """Capture each bucket, no larger than legal texts can fill it, and try it.
 
     Args:
         run: the plain run.
         device: where rows lie.
-        capture: see `Capture`.
+        how: a family ends before the first bucket that takes longer, when full, than the plain run takes
+            for a single token.
         max_tokens: of one text.
         first_position: of a text's first token.
-        buckets: the rooms.
     """
+    seconds = how.seconds
+    longest_s = seconds(_single_token(run, device, first_position)) if seconds else None
     captured = []
-    for room in sorted({Room(min(b.tokens, max_tokens * b.texts), b.texts) for b in buckets}):
-        try:
-            found = _captured(run, room, device, capture, min(room.tokens, max_tokens))
-            error = _error(found, run, max_tokens, first_position)
-        except RuntimeError as reason:
-            log.warning("no CUDA graphs: %s", (str(reason).strip() or repr(reason)).splitlines()[0])
-            return Graphs()
-        if error <= GRAPH_ERROR:
+    for family in how.families:
+        for room in sorted({Room(min(b.tokens, max_tokens * b.texts), b.texts) for b in family}):
+            try:
+                found = _captured(run, room, device, how.capture, min(room.tokens, max_tokens))
+                error = _error(found, run, max_tokens, first_position)
+            except RuntimeError as reason:
+                first_line = (str(reason).strip() or repr(reason)).splitlines()[0]
+                log.warning("no CUDA graphs: %s", first_line)
+                return Graphs()
+            if error > GRAPH_ERROR:
+                log.warning("no CUDA graph for %s: it differs by %.1e", room, error)
+                continue
+            if seconds and longest_s is not None and seconds(found.replay) > longest_s:
+                break
             captured.append(found)
-        else:
-            log.warning("no CUDA graph for %s: it differs by %.1e", room, error)
     return Graphs(captured)
 
 
-def cuda_capture(work: Replay) -> Replay:
-    """A CUDA graph of the work; buffers that it reads and writes stay where they are."""
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(WARM_UPS):
-            work()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        vectors = work()
+def cuda_graphs() -> Capturing:
+    """For one engine, up to the size that pays."""
+    return Capturing(capture=CudaCapture(), seconds=cuda_seconds)
 
-    def replay() -> torch.Tensor:
-        graph.replay()
-        return vectors
 
-    return replay
+class CudaCapture:
+    """CUDA graphs of one engine's work; buffers that it reads and writes stay where they are.
+
+    The graphs share the memory of what lies between: never run two at a time.
+    """
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, work: Replay) -> Replay:
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UPS):
+                work()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            vectors = work()
+        self._pool = self._pool or graph.pool()
+
+        def replay() -> torch.Tensor:
+            graph.replay()
+            return vectors
+
+        return replay
+
+
+def cuda_seconds(work: Replay) -> float:
+    """Of the fastest of some runs, with the device idle before and after each."""
+    return min(_timed_s(work) for _ in range(TIMED_RUNS))
+
+
+def _timed_s(work: Replay) -> float:
+    torch.cuda.synchronize()
+    started_s = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - started_s
+
+
+def _single_token(run: Run, device: torch.device, first_position: int) -> Replay:
+    room = Room(1, 1)
+    row = torch.empty(room.numbers, dtype=torch.int32, device=device)
+    _write(row, [np.ones(1, dtype=np.int32)], room, first_position=first_position)
+    return lambda: run(row, room, 1)
 
 
 def _captured(

@@ -12,7 +12,8 @@ from torch import nn
 from serve_app.engines.memory import Meter, measure_activations
 from serve_app.engines.packed.attention import PackedAttention, flash, is_right
 from serve_app.engines.packed.encoder import PackedEncoder, why_not
-from serve_app.engines.packed.engine import ON_CUDA, PLAIN, PackedEngine, Tuning
+from serve_app.engines.packed.engine import Compile, PackedEngine
+from serve_app.engines.packed.graphs import Capturing, cuda_graphs
 from serve_app.engines.packed.pooling import PackedEmbedder, SegmentSums, index_sums
 from serve_app.manifest import Checkpoint
 
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TEXT_TOKENS = 128  # of the texts that memory is measured with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """What may be gained beyond the plain run; by default nothing, as on a CPU."""
+
+    graphs: Capturing | None = None
+    compile: Compile | None = None
+
+
+PLAIN = Tuning()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +48,7 @@ class Target:
 
 def on_gpu() -> Target:
     """The current GPU, with its flash kernels and graphs."""
-    return Target(device=torch.device("cuda"), attention=flash, tuning=ON_CUDA)
+    return Target(device=torch.device("cuda"), attention=flash, tuning=Tuning(graphs=cuda_graphs()))
 
 
 def packed_if_possible(
@@ -60,30 +72,44 @@ def packed_if_possible(
     if not is_right(target.attention, target.device, dtype, heads=heads, head_dims=head_dims):
         return None
     try:
-        engine = pack(model, checkpoint, head=head, target=target)
-        engine.most_tokens = _most_tokens(engine, checkpoint, meter)
+        engine = _plain(model, checkpoint, head=head, target=target)
+        text_tokens = min(TEXT_TOKENS, checkpoint.max_tokens)
+        activations = measure_activations(engine, meter, text_tokens=text_tokens)
+        _capture(
+            engine, target.tuning
+        )  # not before: a replay allocates nothing that could be measured
     except Exception:  # whatever a kernel raises: the padded engine needs fewer of them
         log.warning("texts are padded: the packed engine failed its first runs", exc_info=True)
         return None
+    engine.most_tokens = activations.most_tokens(meter.free_bytes(), least=checkpoint.max_tokens)
     log.info("batches of up to %d tokens fit into memory", engine.most_tokens)
+    if engine.graphs:
+        log.info("batches of up to %d tokens run as CUDA graphs", max(engine.graphs).tokens)
     return engine
-
-
-def _most_tokens(engine: PackedEngine, checkpoint: Checkpoint, meter: Meter) -> int:
-    text_tokens = min(TEXT_TOKENS, checkpoint.max_tokens)
-    activations = measure_activations(engine, meter, text_tokens=text_tokens)
-    return activations.most_tokens(meter.free_bytes(), least=checkpoint.max_tokens)
 
 
 def pack(
     model: PreTrainedModel, checkpoint: Checkpoint, *, head: nn.Module, target: Target
 ) -> PackedEngine:
     """The packed engine of a model that `why_not` has nothing against, its attention taken on trust."""
+    engine = _plain(model, checkpoint, head=head, target=target)
+    _capture(engine, target.tuning)
+    return engine
+
+
+def _plain(
+    model: PreTrainedModel, checkpoint: Checkpoint, *, head: nn.Module, target: Target
+) -> PackedEngine:
     encoder = PackedEncoder(model, attention=target.attention)
     embedder = PackedEmbedder(encoder, pooling=checkpoint.pooling, head=head, sums=target.sums)
     return PackedEngine(
         embedder,
         device=target.device,
         max_tokens=checkpoint.max_tokens,
-        tuning=target.tuning,
+        compile=target.tuning.compile,
     )
+
+
+def _capture(engine: PackedEngine, tuning: Tuning) -> None:
+    if tuning.graphs is not None:
+        engine.capture(tuning.graphs)

@@ -11,11 +11,17 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 
 from serve_app.engines.base import TokenIds  # noqa: E402 - they need what is skipped for
-from serve_app.engines.packed.graphs import Graphs, capture_all  # noqa: E402
+from serve_app.engines.packed.graphs import Capturing, Graphs, capture_all  # noqa: E402
 from serve_app.engines.packed.layout import Room  # noqa: E402
 from tests.engines.packed.twins import CPU, packed_engine, padded_engine, tiny_facts  # noqa: E402
 
 pytestmark = pytest.mark.model
+
+
+def captured_rooms(run: Any, capture: Any, *families: list[Room], seconds: Any = None) -> Graphs:
+    """Graphs of families of rooms, none of whose texts has more than 64 tokens."""
+    how = Capturing(capture=capture, seconds=seconds, families=families)
+    return capture_all(run, device=CPU, how=how, max_tokens=64)
 
 
 def test_small_batches_replay_a_captured_bucket(
@@ -42,7 +48,7 @@ def test_small_batches_replay_a_captured_bucket(
     alone = np.concatenate([packed.embed([text]) for text in mixed_texts])
     np.testing.assert_allclose(alone, expected, atol=2e-6)
     assert replays == [8, *[1] * len(mixed_texts)]
-    packed.embed(mixed_texts * 2)
+    packed.embed(mixed_texts * 2)  # more texts than any room has
     assert len(replays) == 1 + len(mixed_texts)
     packed.most_tokens = 50
     np.testing.assert_allclose(packed.embed(mixed_texts), expected, atol=2e-6)
@@ -63,17 +69,14 @@ def test_a_graph_that_goes_wrong_is_not_used() -> None:
         return lambda: work() + (wrong if len(captured) == 1 else 0.0)
 
     captured: list[Any] = []
-    graphs = capture_all(run, device=CPU, capture=capture, max_tokens=64, buckets=rooms[1:])
+    graphs = captured_rooms(run, capture, rooms[1:])
     assert graphs.rooms == []
-    assert (
-        capture_all(run, device=CPU, capture=lambda w: w, max_tokens=64, buckets=rooms).rooms
-        == rooms
-    )
+    assert captured_rooms(run, lambda w: w, rooms).rooms == rooms
 
     def refuse(_: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    assert capture_all(run, device=CPU, capture=refuse, max_tokens=64, buckets=rooms).rooms == []
+    assert captured_rooms(run, refuse, rooms).rooms == []
 
 
 @pytest.mark.parametrize(
@@ -98,7 +101,28 @@ def test_a_batch_runs_in_the_smallest_bucket_that_holds_it(
         del row, longest
         return torch.zeros(room.texts, 2)
 
-    graphs = capture_all(run, device=CPU, capture=lambda w: w, max_tokens=64, buckets=rooms)
+    graphs = captured_rooms(run, lambda w: w, rooms)
     found = graphs.find(Room(tokens, texts))
     assert (found and found.room) == bucket
     assert Graphs().find(Room(1, 1)) is None
+
+
+def test_a_bucket_that_gains_nothing_ends_its_family() -> None:
+    """Full, a bucket may take no longer than a single token without it; then larger ones are not tried."""
+    few, many = [Room(8, 1), Room(16, 1), Room(32, 1), Room(64, 1)], [Room(16, 2), Room(32, 4)]
+    ran: list[Room] = []
+
+    def run(row: Any, room: Room, longest: int) -> Any:
+        del row, longest
+        ran.append(room)
+        return torch.zeros(room.texts, 2)
+
+    def seconds(work: Any) -> float:
+        """A single token takes as long to start as 16 do to run in a graph."""
+        work()
+        return max(float(ran[-1].tokens), 16.0)
+
+    graphs = captured_rooms(run, lambda w: w, few, many, seconds=seconds)
+    assert graphs.rooms == [Room(8, 1), Room(16, 1), Room(16, 2)]
+    assert Room(64, 1) not in ran
+    assert Room(64, 1) in captured_rooms(run, lambda w: w, few, many).rooms
