@@ -117,14 +117,9 @@ class Bench:
         tuning: Tuning | None = None,
     ) -> PackedEngine:
         """The engine without padding."""
-        return self.packed_at(shape, self.target(tuning), dtype)
-
-    def packed_at(
-        self, shape: Shape, target: Target, dtype: torch.dtype = torch.float16
-    ) -> PackedEngine:
-        """The engine without padding, with a target of one's own."""
         head = torch.nn.Sequential()
-        return pack(self.model(shape, dtype), facts(shape), head=head, target=target)
+        model = self.model(shape, dtype)
+        return pack(model, facts(shape), head=head, target=self.target(tuning))
 
     def padded(self, shape: Shape, dtype: torch.dtype, *, autocast: bool = False) -> Engine:
         """Transformers' own modules with padding."""

@@ -108,7 +108,6 @@ def sections(bench: Bench, *, only: str | None = None) -> list[Section]:
         "memory": (40, gpu_memory.memory),
         "runs": (110, gpu_speed.runs),
         "sharing": (90, gpu_sharing.sharing),
-        "pooling": (15, gpu_speed.pooling),
         "onnx": (100, gpu_peers.onnx),
     }
     names = only.split(",") if only else list(every)

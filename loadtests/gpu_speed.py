@@ -14,9 +14,9 @@ from loadtests.gpu_bench import Bench, Shape, mixed_lengths, pipelined, texts_of
 from loadtests.gpu_fidelity import checkpoint_engine
 from loadtests.gpu_readings import Deadline, Label, Reading, Skip
 from serve_app.engines.base import Engine, TokenIds
+from serve_app.engines.memory import release_cached
 from serve_app.engines.packed.engine import PackedEngine, compiled
 from serve_app.engines.packed.opening import PLAIN, Tuning
-from serve_app.engines.packed.pooling import index_sums, reduced_sums
 
 HALVES = (torch.float16, torch.bfloat16)
 LENGTHS, BATCHES = (512, 128, 32, 8), (256, 64, 8, 1)
@@ -150,7 +150,7 @@ def runs(bench: Bench, deadline: Deadline) -> Iterator[Reading]:
     """Eager, captured and compiled, in small batches and in one that fills the device."""
     if not bench.on_gpu:
         raise Skip("CUDA graphs and the compiled form are for GPUs")
-    ways = {
+    ways: dict[str, Callable[[], Tuning]] = {
         "eager": lambda: PLAIN,
         "graphs": lambda: bench.graphs,
         "compiled": lambda: Tuning(compile=compiled),
@@ -180,24 +180,5 @@ def _batches(bench: Bench, shape: Shape, name: str, tuning: Tuning) -> Iterator[
 
 
 def _reserved_bytes() -> int:
-    torch.cuda.empty_cache()
+    release_cached()
     return int(torch.cuda.memory_reserved())
-
-
-def pooling(bench: Bench, _: Deadline) -> Iterator[Reading]:
-    """Sums by segment, by atomic additions or by reductions, of a batch that fills the device."""
-    shape = bench.small
-    count, length = (4, 16) if bench.quick else (128, 128)
-    rows = torch.randn(count * length, shape.dims, device=bench.device)
-    lengths = torch.full((count,), length, device=bench.device)
-    segments = torch.arange(count, device=bench.device).repeat_interleave(lengths).int()
-    offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
-    for name, sums in (("index_add", index_sums), ("segment_reduce", reduced_sums)):
-        ms = bench.median_ms(partial(sums, rows, segments, offsets), budget_s=1)
-        yield Reading(what="pooling ms", value=ms, of={"sums": name, "tokens": count * length})
-    texts = texts_of([length] * count)
-    for name, sums in (("index_add", index_sums), ("segment_reduce", reduced_sums)):
-        target = replace(bench.target(), sums=sums)
-        engine = bench.packed_at(shape, target)
-        ms = bench.median_ms(partial(engine.embed, texts), budget_s=1)
-        yield Reading(what="batch ms", value=ms, of={"sums": name, "tokens": count * length})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from converters.latency import gpu_count
 from serve_app.answers import embedding_items, shorten
 from serve_app.api import parse_request
 from serve_app.asgi import Receive, Response, Scope, Send, read_body, send_response
@@ -68,7 +69,7 @@ class Bare:
 def _replica(rung: Rung) -> Replica:
     streams = streams_of(rung, DEFAULTS, cores=cores_of(DEFAULTS))
     opened = open_profiled(
-        rung.folder, rung.manifest, threads=DEFAULTS.threads, device="cpu", streams=streams
+        rung.folder, rung.manifest, threads=DEFAULTS.threads, device=rung.device, streams=streams
     )
     return Replica(
         opened.engine,
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--variants", required=True)
     parser.add_argument("--port", type=int, required=True)
     args = parser.parse_args()
-    app = Bare(load_ladder(args.artifacts, named=tuple(args.variants.split(","))))
+    app = Bare(load_ladder(args.artifacts, named=tuple(args.variants.split(",")), gpus=gpu_count()))
     uvicorn.run(
         app,
         host="127.0.0.1",

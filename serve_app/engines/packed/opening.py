@@ -14,7 +14,7 @@ from serve_app.engines.packed.attention import PackedAttention, flash, is_right
 from serve_app.engines.packed.encoder import PackedEncoder, why_not
 from serve_app.engines.packed.engine import Compile, PackedEngine
 from serve_app.engines.packed.graphs import Capturing, cuda_graphs
-from serve_app.engines.packed.pooling import PackedEmbedder, SegmentSums, index_sums
+from serve_app.engines.packed.pooling import PackedEmbedder
 from serve_app.manifest import Checkpoint
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ class Target:
     device: torch.device
     attention: PackedAttention
     tuning: Tuning = PLAIN
-    sums: SegmentSums = index_sums
 
 
 def on_gpu() -> Target:
@@ -101,7 +100,7 @@ def _plain(
     model: PreTrainedModel, checkpoint: Checkpoint, *, head: nn.Module, target: Target
 ) -> PackedEngine:
     encoder = PackedEncoder(model, attention=target.attention)
-    embedder = PackedEmbedder(encoder, pooling=checkpoint.pooling, head=head, sums=target.sums)
+    embedder = PackedEmbedder(encoder, pooling=checkpoint.pooling, head=head)
     return PackedEngine(
         embedder,
         device=target.device,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
@@ -11,30 +9,12 @@ from serve_app.engines.packed.encoder import PackedEncoder
 from serve_app.engines.pooling import UnitLength
 from serve_app.manifest import Pooling
 
-# Sums rows [tokens, dims] of each segment, given the segments [tokens] and offsets [texts + 1].
-SegmentSums = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def index_sums(rows: torch.Tensor, segments: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    """By atomic additions: on a GPU their order, and so the last bit, may change from run to run."""
-    texts = len(offsets) - 1
-    sums = rows.new_zeros((texts + 1, rows.shape[1]))  # the last row: tokens of no text
-    return sums.index_add_(0, segments, rows)[:texts]
-
-
-def reduced_sums(rows: torch.Tensor, segments: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    """By one reduction a segment, always in the same order."""
-    del segments
-    return torch.segment_reduce(rows, "sum", offsets=offsets, initial=0.0, unsafe=True)
-
 
 def pool_segments(
     states: torch.Tensor,
     segments: torch.Tensor,
     offsets: torch.Tensor,
     pooling: Pooling,
-    *,
-    sums: SegmentSums = index_sums,
 ) -> torch.Tensor:
     """Pool token states [tokens, dims]; segments without tokens get anything.
 
@@ -54,9 +34,14 @@ def pool_segments(
     if pooling == "weightedmean":  # the n-th token counts n times
         numbers = torch.arange(1, len(states) + 1, device=states.device)
         weights = (numbers - offsets[segments]).unsqueeze(1).float()
-        return sums(states * weights, segments, offsets) / (lengths * (lengths + 1) / 2)
-    total = sums(states, segments, offsets)
+        return _sums(states * weights, offsets) / (lengths * (lengths + 1) / 2)
+    total = _sums(states, offsets)
     return total / (lengths.sqrt() if pooling == "mean_sqrt_len" else lengths)
+
+
+def _sums(rows: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """Of each segment's rows, always in the same order; on an H100 faster than atomic additions, too."""
+    return torch.segment_reduce(rows, "sum", offsets=offsets, initial=0.0, unsafe=True)
 
 
 class PackedEmbedder(nn.Module):
@@ -68,14 +53,12 @@ class PackedEmbedder(nn.Module):
         *,
         pooling: Pooling,
         head: nn.Module | None = None,
-        sums: SegmentSums = index_sums,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.pooling: Pooling = pooling
         self.head = head or nn.Sequential()
         self.unit = UnitLength()
-        self._sums = sums
 
     def forward(
         self,
@@ -87,6 +70,6 @@ class PackedEmbedder(nn.Module):
     ) -> torch.Tensor:
         """Map a batch as `layout` describes it to float32 [texts, dims]."""
         states = self.encoder(ids, positions, offsets, longest)
-        vectors = pool_segments(states, segments, offsets, self.pooling, sums=self._sums)
+        vectors = pool_segments(states, segments, offsets, self.pooling)
         unit: torch.Tensor = self.unit(self.head(vectors))
         return unit

@@ -18,6 +18,8 @@ from serve_app.engines.packed import opening  # noqa: E402
 from serve_app.engines.packed.attention import flash, is_right, text_by_text  # noqa: E402
 from serve_app.engines.packed.encoder import PackedEncoder, why_not  # noqa: E402
 from serve_app.engines.packed.engine import PackedEngine  # noqa: E402
+from serve_app.engines.packed.graphs import Capturing  # noqa: E402
+from serve_app.engines.packed.layout import Room  # noqa: E402
 from serve_app.engines.packed.pooling import PackedEmbedder  # noqa: E402
 from serve_app.manifest import Tokenizer as ModelTokenizer  # noqa: E402
 from serve_app.manifest import Variant  # noqa: E402
@@ -65,6 +67,36 @@ def test_where_the_attention_is_right_a_model_is_packed_within_memory(
     assert engine.most_tokens == 10_000
     expected = padded_engine(make_model()).embed(mixed_texts)
     np.testing.assert_allclose(engine.embed(mixed_texts), expected, atol=2e-6)
+
+
+def test_memory_is_measured_before_graphs_are_captured(make_model: Any, make_facts: Any) -> None:
+    """A replay allocates nothing: measured after capturing, batches of any size would seem to fit."""
+    happened = []
+
+    class Watched(Meter):
+        def peak_bytes(self, work: Any) -> int:
+            happened.append("measured")
+            return super().peak_bytes(work)
+
+        def free_bytes(self) -> int:
+            happened.append("free memory")
+            return super().free_bytes()
+
+    def capture(work: Any) -> Any:
+        happened.append("captured")
+        return work
+
+    graphs = Capturing(capture=capture, families=[[Room(16, 1)]])
+    engine = opening.packed_if_possible(
+        make_model(),
+        tiny_facts(make_facts),
+        head=torch.nn.Sequential(),
+        target=replace(HERE, tuning=opening.Tuning(graphs=graphs)),
+        meter=Watched([2040, 8160]),
+    )
+    assert engine is not None
+    assert engine.graphs == [Room(16, 1)]
+    assert happened == ["measured", "measured", "captured", "free memory"]
 
 
 def _leaky(q: Any, k: Any, v: Any, offsets: Any, longest: int) -> Any:
@@ -147,14 +179,17 @@ def test_the_flash_kernel_takes_what_the_layers_give_it(make_model: Any) -> None
 def test_an_engine_that_fails_its_first_runs_is_given_up(make_model: Any, make_facts: Any) -> None:
     """What only a real batch shows, as a kernel that a card lacks, leaves the padded engine."""
 
-    def broken(*_: Any) -> Any:
-        raise RuntimeError("no kernel image is available for execution on the device")
+    def broken(_: Any) -> Any:
+        def run(*_: Any) -> Any:
+            raise RuntimeError("no kernel image is available for execution on the device")
+
+        return run
 
     found = opening.packed_if_possible(
         make_model(),
         tiny_facts(make_facts),
         head=torch.nn.Sequential(),
-        target=replace(HERE, sums=broken),
+        target=replace(HERE, tuning=opening.Tuning(compile=broken)),
         meter=Meter([2040, 8160]),
     )
     assert found is None

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 
 from serve_app.engines.packed.layout import Room, fill  # noqa: E402 - they need what is skipped for
-from serve_app.engines.packed.pooling import index_sums, pool_segments, reduced_sums  # noqa: E402
+from serve_app.engines.packed.pooling import pool_segments  # noqa: E402
 from serve_app.engines.pooling import pool  # noqa: E402
 from serve_app.manifest import Pooling  # noqa: E402
 
@@ -28,11 +28,10 @@ def test_loud_tokens_of_no_text_do_not_matter(pooling: Pooling) -> None:
     _, _, segments, offsets = (torch.from_numpy(row[part]) for part in room.parts)
     states = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
     states[5:] = float("nan")
-    for sums in (index_sums, reduced_sums):
-        found = pool_segments(states, segments, offsets, pooling, sums=sums)[:2]
-        for number, part in enumerate((states[:2], states[2:5])):
-            mask = torch.ones(1, len(part), dtype=torch.int64)
-            torch.testing.assert_close(found[number], pool(part[None], mask, pooling)[0])
+    found = pool_segments(states, segments, offsets, pooling)[:2]
+    for number, part in enumerate((states[:2], states[2:5])):
+        mask = torch.ones(1, len(part), dtype=torch.int64)
+        torch.testing.assert_close(found[number], pool(part[None], mask, pooling)[0])
 
 
 @pytest.mark.parametrize("pooling", get_args(Pooling))
