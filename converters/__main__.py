@@ -230,9 +230,10 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
+    from converters.latency import gpu_count
     from converters.table import variants_table
 
-    ladder = standings(args.out)
+    ladder = standings(args.out, gpus=gpu_count())
     Console(width=TABLE_WIDTH).print(variants_table(_manifests(args.out), ladder))
     if ladder.caveat:
         print(f"warning: {ladder.caveat}", file=sys.stderr)

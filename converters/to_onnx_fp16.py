@@ -22,7 +22,7 @@ def to_fp16(fp32_file: Path, out_file: Path) -> None:
     `onnxconverter_common.float16` does the same job in name, and its output does not load.
     """
     graph = Graph.load(fp32_file)
-    name_nodes(graph)
+    name_nodes(graph.model.graph)
     tail = _after_the_last_linear(graph)
     graph.save(out_file)
     previous = logging.root.manager.disable
@@ -34,6 +34,7 @@ def to_fp16(fp32_file: Path, out_file: Path) -> None:
     finally:
         logging.disable(previous)
     _drop_round_trips(half, tail)
+    name_nodes(half.graph)  # some versions of the converter give two of its casts one name
     onnx.save(half, str(out_file))
 
 

@@ -16,6 +16,9 @@ GPU_PRECISIONS = {"fp16"}  # at home on a GPU; a CPU runs them slower than FP32
 # Losses of fidelity (1 - p1) this near are one: over the 400 probe texts, the ratio of two variants'
 # losses has a standard error of 12 % (bootstrap, onnx-int8 and openvino-int8).
 SAME_LOSS = 1.1
+# So small a loss is none: a tenth of what batch-mates may move a vector. FP16 on a GPU loses 6e-7, and FP32
+# on the cores beside it, for the best it would be taken for, costs two thousand times as much.
+NO_LOSS = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +221,8 @@ def _dominates(cheaper: Rung, rung: Rung) -> bool:
 def beats(manifest: Manifest, other: Manifest) -> bool:
     """Whether a variant costs no more than another and loses, as surely as is known, no more."""
     loss, other_loss = 1 - manifest.fidelity.p1, 1 - other.fidelity.p1
-    return manifest.profile.cost_ms <= other.profile.cost_ms and loss <= SAME_LOSS * other_loss
+    loses_no_more = loss <= max(SAME_LOSS * other_loss, NO_LOSS)
+    return manifest.profile.cost_ms <= other.profile.cost_ms and loses_no_more
 
 
 def _cost(rung: Rung) -> float:
