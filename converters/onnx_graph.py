@@ -109,10 +109,7 @@ def require_linear_groups(graph: Graph, file: Path) -> list[LinearGroup]:
     return groups
 
 
-def name_nodes(graph: onnx.GraphProto) -> None:
-    """Give every node a name of its own: tools that take lists of nodes know no other handle."""
-    taken = set()
-    for index, node in enumerate(graph.node):
-        if not node.name or node.name in taken:
-            node.name = f"{node.name or 'node'}_{index}"
-        taken.add(node.name)
+def name_nodes(graph: Graph) -> None:
+    """Give every node a name: tools that take lists of nodes know no other handle."""
+    for index, node in enumerate(graph.model.graph.node):
+        node.name = node.name or f"node_{index}"

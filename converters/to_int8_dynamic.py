@@ -30,7 +30,7 @@ def quantize_dynamic(fp32_file: Path, out_file: Path) -> int:
     groups = require_linear_groups(graph, fp32_file)
     linears = [node for group in groups for node in group.nodes]
     # Shared weights behind an Identity are unknown to the quantiser; `Graph` has resolved them.
-    name_nodes(graph.model.graph)
+    name_nodes(graph)
     with tempfile.TemporaryDirectory(dir=out_file.parent, prefix=".int8-") as folder:
         plain, draft = Path(folder) / "plain.onnx", Path(folder) / out_file.name
         graph.save(plain)

@@ -22,7 +22,7 @@ def to_fp16(fp32_file: Path, out_file: Path) -> None:
     `onnxconverter_common.float16` does the same job in name, and its output does not load.
     """
     graph = Graph.load(fp32_file)
-    name_nodes(graph.model.graph)
+    name_nodes(graph)
     tail = _after_the_last_linear(graph)
     graph.save(out_file)
     previous = logging.root.manager.disable
@@ -34,7 +34,7 @@ def to_fp16(fp32_file: Path, out_file: Path) -> None:
     finally:
         logging.disable(previous)
     _drop_round_trips(half, tail)
-    name_nodes(half.graph)  # some versions of the converter give two of its casts one name
+    _drop_twins(half)
     onnx.save(half, str(out_file))
 
 
@@ -62,3 +62,12 @@ def _drop_round_trips(model: onnx.ModelProto, in_fp32: set[str]) -> None:
     for cast in casts:
         if cast.input[0] in unrounded and cast.attribute[0].i == TensorProto.FLOAT:
             cast.input[0] = unrounded[cast.input[0]]
+
+
+def _drop_twins(model: onnx.ModelProto) -> None:
+    """Some versions of the converter add one cast twice, which no runtime loads: leave the first."""
+    made: set[str] = set()
+    for node in list(model.graph.node):
+        if made.intersection(node.output):
+            model.graph.node.remove(node)
+        made.update(node.output)

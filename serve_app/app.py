@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -52,7 +51,7 @@ from serve_app.placement import (
 )
 from serve_app.policy.batching import CALLS_EACH
 from serve_app.policy.scaling import Bounds, Rules
-from serve_app.quiet_stop import SIGNALS, stop_quietly
+from serve_app.quiet_stop import interrupt_once, stop_quietly
 from serve_app.registry import Ladder, Rung, load_ladder
 from serve_app.replica import Replica
 from serve_app.router import Router
@@ -368,8 +367,7 @@ def run_locally(
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-        for number in SIGNALS:  # Ray has its own for SIGTERM; shells make their jobs ignore SIGINT
-            signal.signal(number, signal.default_int_handler)
+        interrupt_once()
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         say("deploying the ladder")
         (_deploy_behind_proxy if proxy else _deploy)(given, listen)

@@ -16,9 +16,9 @@ GPU_PRECISIONS = {"fp16"}  # at home on a GPU; a CPU runs them slower than FP32
 # Losses of fidelity (1 - p1) this near are one: over the 400 probe texts, the ratio of two variants'
 # losses has a standard error of 12 % (bootstrap, onnx-int8 and openvino-int8).
 SAME_LOSS = 1.1
-# So small a loss is none: a tenth of what batch-mates may move a vector. FP16 on a GPU loses 6e-7, and FP32
-# on the cores beside it, for the best it would be taken for, costs two thousand times as much.
-NO_LOSS = 1e-5
+# So small a loss is none: a twentieth of what batch-mates may move a vector. FP16 on a GPU loses 6e-7; taken
+# for worse than FP32, it would leave all requests for the best to the cores, at a thousand times its cost.
+NO_LOSS = 5e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,9 @@ def reasons_of(ladder: Ladder) -> dict[str, str]:
 
 
 def change(folder: Path, **changes: Any) -> None:
-    """Rewrite a manifest; `profile` takes the profile's own changes."""
+    """Rewrite a manifest; `profile` and `fidelity` take their own changes."""
     manifest = read_manifest(folder)
-    if "profile" in changes:
-        changes["profile"] = replace(manifest.profile, **changes["profile"])
+    for part in ("profile", "fidelity"):
+        if part in changes:
+            changes[part] = replace(getattr(manifest, part), **changes[part])
     write_manifest(folder, replace(manifest, **changes))

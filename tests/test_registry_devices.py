@@ -35,6 +35,19 @@ def test_fp16_runs_on_the_gpu_where_there_is_one(with_fp16: Path) -> None:
     assert "torch-fp16 has fidelity 1.0000" in reasons_of(ladder)["fake-bf16"]
 
 
+def test_a_loss_of_the_size_of_fp16_is_none(with_fp16: Path) -> None:
+    """FP32 on the cores is no better than FP16 beside it, at a thousandth of the cost; BF16's loss is one."""
+    change(
+        with_fp16 / "torch-fp16",
+        profile={"device": "cuda", "hardware": "H100"},
+        fidelity={"p1": 1 - 6e-7},
+    )
+    ladder = load_ladder(with_fp16, gpus=1)
+    assert names_of(ladder) == ["torch-fp16"]
+    change(with_fp16 / "torch-fp16", fidelity={"p1": 1 - 2e-5})
+    assert names_of(load_ladder(with_fp16, gpus=1)) == ["fake-fp32", "torch-fp16"]
+
+
 def test_other_precisions_of_torch_stay_on_the_cpu(artifacts: Path) -> None:
     """A GPU in the cluster is for the precisions that need one."""
     change(artifacts / "fake-fp32", runtime="torch")

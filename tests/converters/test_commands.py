@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from converters import fidelity, recover  # noqa: E402 - they need what is skipped for above
+from converters import fidelity, latency, recover  # noqa: E402 - they need what is skipped for above
 from converters.__main__ import main  # noqa: E402
 from converters.checkpoint import read_checkpoint  # noqa: E402
 from converters.recipes import RECIPES  # noqa: E402
@@ -272,6 +272,23 @@ def test_profiles_of_a_folder_come_from_one_run(run: Run, tmp_path: Path) -> Non
         (c.texts, c.tokens) for c in beside.profile.grid
     ]
     assert again.profile.load_ms == first.profile.load_ms
+
+
+def test_the_table_knows_the_gpu_that_is_here(
+    artifacts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a GPU is, a variant that needs one is on the ladder that `list` shows."""
+    manifest = read_manifest(artifacts / "fake-bf16")
+    write_manifest(artifacts / "fake-bf16", replace(manifest, runtime="torch", precision="fp16"))
+    monkeypatch.setattr(sys, "argv", ["converters", "list", "--out", str(artifacts)])
+    rows = []
+    for gpus in (0, 1):
+        monkeypatch.setattr(latency, "gpu_count", lambda gpus=gpus: gpus)
+        main()
+        told = capsys.readouterr().out.splitlines()
+        rows.append(next(line for line in told if "fake-bf16" in line))
+    assert "needs a GPU, and this cluster has none" in rows[0]
+    assert rows[1].rstrip(" |").endswith("yes")
 
 
 def test_missing_builds_nothing_beside_another_model(

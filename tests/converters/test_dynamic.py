@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 transformers = pytest.importorskip("transformers")
 
-from converters import to_onnx  # noqa: E402 - they need what is skipped for above
+from converters import to_onnx, to_onnx_fp16  # noqa: E402 - they need what is skipped for above
 from converters.to_int8_dynamic import quantize_dynamic  # noqa: E402
 from converters.to_onnx_fp16 import to_fp16  # noqa: E402
 from serve_app.engines.torch_int8_engine import round_linears  # noqa: E402
@@ -110,6 +110,24 @@ def test_fp16_is_half_the_size_and_loads(fp32_file: Path, tmp_path: Path) -> Non
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(vectors, embed(fp32_file, ids, mask), atol=3e-3)
+
+
+def test_a_cast_that_the_converter_adds_twice_stays_once(
+    fp32_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ONNX Runtime 1.31's converter does with some exports: no runtime loads such a graph."""
+    convert = to_onnx_fp16.convert_float_to_float16
+
+    def converted(*args: Any, **options: Any) -> Any:
+        model = convert(*args, **options)
+        at, cast = next((i, n) for i, n in enumerate(model.graph.node) if n.op_type == "Cast")
+        model.graph.node.insert(at + 1, cast)
+        return model
+
+    monkeypatch.setattr(to_onnx_fp16, "convert_float_to_float16", converted)
+    file = tmp_path / "fp16.onnx"
+    to_fp16(fp32_file, file)
+    ort.InferenceSession(file)
 
 
 def test_fp16_sums_beyond_its_range(tiny_bert: MakeBert, tmp_path: Path) -> None:
