@@ -87,7 +87,7 @@ def plan_gpus(*, gpus: float, variants: int, replicas_per_gpu: int | None = None
     """Share a cluster's GPUs among the variants that run on them.
 
     Unless told otherwise a replica has a GPU to itself, or as large a part of one as lets each variant
-    have a replica. What several replicas on one card gain or lose against one is not measured.
+    have a replica: on an H100 one replica with batches twice as large does more than two (docs/gpu.md).
 
     Args:
         gpus: in the cluster.

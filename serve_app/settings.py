@@ -66,7 +66,7 @@ class Settings(BaseModel):
         ge=1,
         le=16,
         description="replicas that share a GPU, and its memory; None: one, or as many as the ladder has "
-        "variants for it. What sharing gains is not measured",
+        "variants for it. One with larger batches does more (docs/gpu.md)",
     )
     min_replicas: int = Field(
         default=1,
