@@ -15,7 +15,7 @@ from serve_app.api import Encoding
 from serve_app.asgi import Response
 from serve_app.engines.base import Vectors
 from serve_app.engines.tokenization import Tokenized
-from serve_app.errors import MethodNotAllowed, NotAdmitted, ServeAppError
+from serve_app.errors import MethodNotAllowed, NotAdmitted, ServeAppError, Unauthorized
 from serve_app.manifest import Checkpoint
 from serve_app.parts import Embedded
 from serve_app.policy.brain import Brain
@@ -56,14 +56,18 @@ def embeddings_response(
     """OpenAI's answer, `routing` in the body and its main fields in headers."""
     usage = {"prompt_tokens": tokenized.tokens, "total_tokens": tokenized.tokens}
     content = {"object": "list", "data": data, "model": model, "usage": usage, "routing": routing}
-    headers = {
+    return Response.json(content, headers=routing_headers(routing))
+
+
+def routing_headers(routing: dict[str, Any]) -> dict[str, str]:
+    """The main fields of `routing_object`."""
+    return {
         "X-Variant": str(routing["variant"]),
         "X-Fidelity": f"{routing['fidelity']:.6f}",
         "X-Predicted-Ms": str(routing["predicted_ms"]),
         "X-Queue-Ms": str(routing["queue_ms"]),
         "X-Inference-Ms": str(routing["inference_ms"]),
     }
-    return Response.json(content, headers=headers)
 
 
 def routing_object(
@@ -191,25 +195,31 @@ def variant_object(rung: Rung, found: Candidate, brain: Brain, *, now_s: float) 
 
 
 def error_response(error: ServeAppError) -> Response:
-    """OpenAI's error object; for a 429 with `Retry-After` where waiting helps."""
-    headers: dict[str, str] = {}
+    """OpenAI's error object."""
     ours = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
     kind = "server_error" if ours else "invalid_request_error"
     if isinstance(error, NotAdmitted):
         kind = "overloaded_error"
-        if error.retry_after_s is not None:
-            headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-    if isinstance(error, MethodNotAllowed):
-        headers["Allow"] = ", ".join(error.allowed)
     content = {
-        "message": _as_unicode(error.message),
+        "message": as_unicode(error.message),
         "type": kind,
-        "param": None if error.param is None else _as_unicode(error.param),
+        "param": None if error.param is None else as_unicode(error.param),
         "code": error.code,
     }
-    return Response.json({"error": content}, status=error.status, headers=headers)
+    return Response.json({"error": content}, status=error.status, headers=refusal_headers(error))
 
 
-def _as_unicode(text: str) -> str:
+def refusal_headers(error: ServeAppError) -> dict[str, str]:
+    """`Retry-After` with a 429 where waiting helps, and what else HTTP wants with a status."""
+    if isinstance(error, NotAdmitted) and error.retry_after_s is not None:
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    if isinstance(error, MethodNotAllowed):
+        return {"Allow": ", ".join(error.allowed)}
+    if isinstance(error, Unauthorized):
+        return {"WWW-Authenticate": "Bearer"}
+    return {}
+
+
+def as_unicode(text: str) -> str:
     """A refused field's name may hold lone surrogates, which JSON encoders refuse."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -6,7 +6,7 @@ It is OpenAI's for embeddings, plus our hints. Every refusal names the field and
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -60,27 +60,36 @@ def parse_request(scope: Scope, body: bytes, *, max_texts: int) -> EmbeddingRequ
     Raises:
         BadRequest, PayloadTooLarge: name the field and the value.
     """
+    fields = load_fields(body, known=FIELDS)
+    parse_text(fields, "user")  # taken for OpenAI's clients, of no use here
+    hint, sent_as = parse_hints(scope, fields)
+    return EmbeddingRequest(
+        input=parse_input(fields, max_texts=max_texts),
+        model=parse_text(fields, "model"),
+        hint=hint,
+        sent_as=sent_as,
+        encoding=_parse_encoding(fields.get("encoding_format")),
+        dimensions=parse_dimensions(fields.get("dimensions")),
+        truncate=parse_flag(fields, "truncate", default=True),
+    )
+
+
+def load_fields(body: bytes, *, known: Collection[str]) -> dict[str, Any]:
+    """The fields of a JSON object, none of them unknown.
+
+    Raises:
+        BadRequest: names the field, or what the body is instead.
+    """
     fields = _load_json(body)
     if not isinstance(fields, dict):
         raise BadRequest(f"the body must be a JSON object, got {shown(fields)}", param="body")
     for name in fields:
-        if name not in FIELDS:
-            known = ", ".join(FIELDS)
+        if name not in known:
             raise UnknownField(
-                f"unknown field {shown(name)}; known fields: {known}",
+                f"unknown field {shown(name)}; known fields: {', '.join(known)}",
                 param=name[:SHOWN_VALUE_CHARS],
             )
-    _parse_text(fields, "user")  # taken for OpenAI's clients, of no use here
-    hints = _sent_hints(scope, fields)
-    return EmbeddingRequest(
-        input=parse_input(fields, max_texts=max_texts),
-        model=_parse_text(fields, "model"),
-        hint=_parse_hint(hints),
-        sent_as={name: sent.name for name, sent in hints.items()},
-        encoding=_parse_encoding(fields.get("encoding_format")),
-        dimensions=_parse_dimensions(fields.get("dimensions")),
-        truncate=_parse_truncate(fields.get("truncate")),
-    )
+    return fields
 
 
 def _load_json(body: bytes) -> object:
@@ -105,7 +114,8 @@ def _load_lenient(body: bytes, strict: orjson.JSONDecodeError) -> object:
         ) from strict
 
 
-def _parse_text(fields: Mapping[str, Any], name: str) -> str | None:
+def parse_text(fields: Mapping[str, Any], name: str) -> str | None:
+    """A field that may be left out, and else has something in it."""
     value = fields.get(name)
     return None if value is None else _non_empty(value, param=name)
 
@@ -135,13 +145,20 @@ def _sent_hints(scope: Scope, fields: Mapping[str, Any]) -> dict[str, _Sent]:
     return sent
 
 
-def _parse_hint(sent: Mapping[str, _Sent]) -> Hint:
+def parse_hints(scope: Scope, fields: Mapping[str, Any]) -> tuple[Hint, dict[str, str]]:
+    """The hint of body and headers, and the field or header that brought each part.
+
+    Raises:
+        BadRequest: names the field or header and the value.
+    """
+    sent = _sent_hints(scope, fields)
     budget, quality, variant = (sent.get(field) for field in HEADERS)
-    return Hint(
+    hint = Hint(
         budget_ms=None if budget is None else parse_budget_ms(budget.value, param=budget.name),
         quality=None if quality is None else parse_quality(quality.value, param=quality.name),
         variant=None if variant is None else _non_empty(variant.value, param=variant.name),
     )
+    return hint, {field: part.name for field, part in sent.items()}
 
 
 def _parse_encoding(value: object) -> Encoding:
@@ -154,7 +171,8 @@ def _parse_encoding(value: object) -> Encoding:
     )
 
 
-def _parse_dimensions(value: object) -> int | None:
+def parse_dimensions(value: object) -> int | None:
+    """How many of a vector's numbers are wanted; None: all."""
     if value is None:
         return None
     if not is_whole_number(value) or cast("int", value) < 1:
@@ -164,11 +182,13 @@ def _parse_dimensions(value: object) -> int | None:
     return cast("int", value)
 
 
-def _parse_truncate(value: object) -> bool:
+def parse_flag(fields: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    """A field that is true or false, or left out."""
+    value = fields.get(name)
     if value is None:
-        return True
+        return default
     if not isinstance(value, bool):
-        raise BadRequest(f"truncate must be true or false, got {shown(value)}", param="truncate")
+        raise BadRequest(f"{name} must be true or false, got {shown(value)}", param=name)
     return value
 
 

@@ -5,6 +5,7 @@ ServeAppError                 status  code
 │   ├── UnknownField          400     unknown_field
 │   ├── MalformedJson         400     malformed_json
 │   └── HintConflict          400     hint_conflict
+├── Unauthorized              401     invalid_api_key
 ├── NotFound                  404     not_found
 │   ├── UnknownModel          404     model_not_found
 │   └── UnknownVariant        404     variant_not_found
@@ -71,6 +72,13 @@ class HintConflict(BadRequest):
     """A pinned variant and a quality floor that contradict each other."""
 
     code = "hint_conflict"
+
+
+class Unauthorized(ServeAppError):
+    """No API key, or one that the server does not know."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    code = "invalid_api_key"
 
 
 class NotFound(ServeAppError):

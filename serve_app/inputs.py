@@ -1,4 +1,4 @@
-"""The `input` field of a request: texts or token ids, checked one by one."""
+"""The field that brings what to embed, `input` or `inputs`: texts or token ids, checked one by one."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ class Input:
     texts: list[str]
     token_ids: list[list[int]]
     single: bool  # sent bare, not in a list
+    field: str = "input"
 
     def name(self, position: int) -> str:
         """How the client would name one of the texts."""
-        return "input" if self.single else f"input[{position}]"
+        return self.field if self.single else f"{self.field}[{position}]"
 
 
-def parse_input(fields: Mapping[str, Any], *, max_texts: int) -> Input:
-    """Check `input` as far as possible without the model.
+def parse_input(fields: Mapping[str, Any], *, max_texts: int, field: str = "input") -> Input:
+    """Check a field as far as possible without the model.
 
     Raises:
         BadRequest: names the text or token id.
         PayloadTooLarge: more than `max_texts` texts.
     """
-    if "input" not in fields:
-        raise BadRequest(f"input is missing; it must be {INPUT_HELP}", param="input")
-    value = fields["input"]
+    if field not in fields:
+        raise BadRequest(f"{field} is missing; it must be {INPUT_HELP}", param=field)
+    value = fields[field]
     if isinstance(value, str):
-        return _texts([value], single=True)
+        return _texts([value], single=True, field=field)
     if not isinstance(value, list):
-        raise BadRequest(f"input must be {INPUT_HELP}, got {shown(value)}", param="input")
+        raise BadRequest(f"{field} must be {INPUT_HELP}, got {shown(value)}", param=field)
     if not value:
-        raise BadRequest("input is an empty list; it needs one text at least", param="input")
+        raise BadRequest(f"{field} is an empty list; it needs one text at least", param=field)
     if is_whole_number(value[0]):
-        return _token_lists([value], single=True)
+        return _token_lists([value], single=True, field=field)
     if len(value) > max_texts:
         raise PayloadTooLarge(
-            f"input has {len(value)} texts, the limit is {max_texts} a request", param="input"
+            f"{field} has {len(value)} texts, the limit is {max_texts} a request", param=field
         )
     if isinstance(value[0], list):
-        return _token_lists(value, single=False)
-    return _texts(value, single=False)
+        return _token_lists(value, single=False, field=field)
+    return _texts(value, single=False, field=field)
 
 
 def check_token_range(given: Input, vocab_size: int) -> None:
@@ -72,8 +73,8 @@ def is_whole_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _texts(texts: list[Any], *, single: bool) -> Input:
-    given = Input(texts=texts, token_ids=[], single=single)
+def _texts(texts: list[Any], *, single: bool, field: str) -> Input:
+    given = Input(texts=texts, token_ids=[], single=single, field=field)
     for position, text in enumerate(texts):
         name = given.name(position)
         if not isinstance(text, str):
@@ -100,8 +101,8 @@ def _check_characters(name: str, text: str) -> None:
         ) from error
 
 
-def _token_lists(lists: list[Any], *, single: bool) -> Input:
-    given = Input(texts=[], token_ids=lists, single=single)
+def _token_lists(lists: list[Any], *, single: bool, field: str) -> Input:
+    given = Input(texts=[], token_ids=lists, single=single, field=field)
     for position, ids in enumerate(lists):
         name = given.name(position)
         if not isinstance(ids, list) or not ids:

@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from serve_app import tei
 from serve_app.answers import (
-    brownout_object,
     embedding_items,
     embeddings_response,
     error_response,
-    model_object,
     route_response,
     routing_object,
     shorten,
-    variant_object,
 )
 from serve_app.api import EmbeddingRequest, parse_request, resolve_model
 from serve_app.asgi import (
@@ -37,6 +36,7 @@ from serve_app.asgi import (
     unless_gone,
 )
 from serve_app.dispatch import Transport
+from serve_app.engines.base import Vectors
 from serve_app.engines.tokenization import Tokenized, Tokenizer
 from serve_app.errors import (
     BadRequest,
@@ -44,14 +44,13 @@ from serve_app.errors import (
     MethodNotAllowed,
     NotAdmitted,
     NotFound,
-    NotReady,
     ServeAppError,
     shown,
 )
 from serve_app.fleet import Fleet
 from serve_app.inputs import check_token_range
-from serve_app.metrics import CONTENT_TYPE, exposition
-from serve_app.policy.load import TYPICAL_TOKENS
+from serve_app.keys import Keys
+from serve_app.lookups import Lookups
 from serve_app.registry import Ladder
 from serve_app.settings import Settings
 
@@ -60,7 +59,7 @@ log = logging.getLogger(__name__)
 AUTO_MODEL = "auto"
 THREADED_CHARS = 20_000  # tokenising more than this would hold the event loop for milliseconds
 
-Reader = Callable[[], Response]
+Parse = Callable[[Scope, bytes], EmbeddingRequest]
 Poster = Callable[[Scope, Receive, float], Awaitable[Response]]
 
 
@@ -87,17 +86,14 @@ class Router:
         self._name = checkpoint.name
         self._names = (checkpoint.name, *settings.aliases, AUTO_MODEL)
         self._tokenizer = Tokenizer(ladder.tokenizer_file, max_tokens=checkpoint.max_tokens)
-        self._started_s = int(time.time())
-        self._get: dict[str, Reader] = {
-            "/v1/models": self._models,
-            "/v1/variants": self._variants,
-            "/health": self._health,
-            "/ready": self._readiness,
-            "/metrics": self._metrics,
-        }
+        self._keys = Keys.read(settings.api_keys_file)
+        self._lookups = Lookups(ladder, self._fleet, names=self._names, settings=settings)
         self._post: dict[str, Poster] = {
             "/v1/embeddings": self._embeddings,
             "/v1/route": self._route,
+            "/embed": self._tei_embed,
+            "/tokenize": self._tei_tokenize,
+            "/": self._tei_embed,
         }
 
     async def warm_up(self) -> None:
@@ -124,29 +120,54 @@ class Router:
         except ClientDisconnected:
             return
         except ServeAppError as error:
-            response = error_response(error)
+            response = _refusal(scope, error)
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
-            response = error_response(InternalError("a bug in the server; its log has the details"))
+            bug = InternalError("a bug in the server; its log has the details")
+            response = _refusal(scope, bug)
         await send_response(send, response)
 
     async def _answer(self, scope: Scope, receive: Receive, arrived_s: float) -> Response:
         path, method = scope["path"], scope["method"]
-        if method == "POST" and path in self._post:
-            return await self._post[path](scope, receive, arrived_s)
-        if method == "GET" and path in self._get:
-            return self._get[path]()
-        if path in self._post or path in self._get:
-            allowed = "POST" if path in self._post else "GET"
-            raise MethodNotAllowed(
-                f"{path} takes {allowed}, got {shown(method)}", allowed=(allowed,)
-            )
-        known = ", ".join((*self._post, *self._get))
-        raise NotFound(f"no route {shown(path)}; routes: {known}")
+        by_method = {"POST": self._post, "GET": self._lookups.readers}
+        allowed = tuple(name for name, routes in by_method.items() if path in routes)
+        if method not in allowed:
+            raise _no_route(path, method, allowed, sorted({*self._post, *self._lookups.readers}))
+        if method == "GET" and path in self._lookups.open:
+            return self._lookups.open[path]()
+        self._keys.check(scope)
+        if method == "GET":
+            return self._lookups.readers[path]()
+        return await self._post[path](scope, receive, arrived_s)
 
     async def _embeddings(self, scope: Scope, receive: Receive, arrived_s: float) -> Response:
         self._fleet.come_in()
-        prepared = await self._prepare(scope, receive)
+        prepared = await self._prepare(scope, receive, self._parse)
+        vectors, routing = await self._embed(prepared, receive, arrived_s)
+        data = embedding_items(vectors, prepared.request.encoding)
+        return embeddings_response(self._name, data, prepared.tokenized, routing=routing)
+
+    async def _tei_embed(self, scope: Scope, receive: Receive, arrived_s: float) -> Response:
+        self._fleet.come_in()
+        prepared = await self._prepare(scope, receive, self._parse_tei)
+        vectors, routing = await self._embed(prepared, receive, arrived_s)
+        return tei.embed_response(vectors, prepared.tokenized, routing=routing)
+
+    async def _tei_tokenize(self, scope: Scope, receive: Receive, arrived_s: float) -> Response:
+        del arrived_s
+        body = await self._body(scope, receive)
+        request = tei.parse_tokenize(
+            body, max_texts=self._settings.max_texts, prompts=self._checkpoint.prompts
+        )
+        found = await asyncio.to_thread(
+            self._tokenizer.pieces, request.texts, special=request.special
+        )
+        return tei.tokenize_response(found)
+
+    async def _embed(
+        self, prepared: Prepared, receive: Receive, arrived_s: float
+    ) -> tuple[Vectors, dict[str, Any]]:
+        """Decide and dispatch: vectors as they are to be sent, and how they were routed."""
         request, tokenized, hint = prepared.request, prepared.tokenized, prepared.request.hint
         decided_ms = _ms_since(arrived_s)
         decision = self._fleet.decide(
@@ -166,7 +187,6 @@ class Router:
         deadline_s = None if decision.budget_ms is None else arrived_s + decision.budget_ms / 1000
         work = self._fleet.embed(hint, decision, tokenized, deadline_s=deadline_s)
         done = await unless_gone(receive, work)
-        data = embedding_items(shorten(done.vectors, request.dimensions), request.encoding)
         routing = routing_object(
             decision,
             chosen,
@@ -175,10 +195,10 @@ class Router:
             total_ms=_ms_since(arrived_s),
             truncated=tokenized.truncated,
         )
-        return embeddings_response(self._name, data, tokenized, routing=routing)
+        return shorten(done.vectors, request.dimensions), routing
 
     async def _route(self, scope: Scope, receive: Receive, arrived_s: float) -> Response:
-        prepared = await self._prepare(scope, receive)
+        prepared = await self._prepare(scope, receive, self._parse)
         decided_ms = _ms_since(arrived_s)
         decision = self._fleet.judge(
             prepared.request.hint,
@@ -194,12 +214,20 @@ class Router:
             brownout_level=self._fleet.brain.brownout.level,
         )
 
-    async def _prepare(self, scope: Scope, receive: Receive) -> Prepared:
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
         require_json(scope)
-        body = await read_body(receive, limit_bytes=self._settings.max_body_bytes)
-        request = resolve_model(
-            parse_request(scope, body, max_texts=self._settings.max_texts), names=self._names
-        )
+        return await read_body(receive, limit_bytes=self._settings.max_body_bytes)
+
+    def _parse(self, scope: Scope, body: bytes) -> EmbeddingRequest:
+        request = parse_request(scope, body, max_texts=self._settings.max_texts)
+        return resolve_model(request, names=self._names)
+
+    def _parse_tei(self, scope: Scope, body: bytes) -> EmbeddingRequest:
+        max_texts, prompts = self._settings.max_texts, self._checkpoint.prompts
+        return tei.parse_embed(scope, body, max_texts=max_texts, prompts=prompts)
+
+    async def _prepare(self, scope: Scope, receive: Receive, parse: Parse) -> Prepared:
+        request = parse(scope, await self._body(scope, receive))
         self._check(request)
         tokenized = await self._tokenize(request)
         if tokenized.truncated and not request.truncate:
@@ -229,33 +257,19 @@ class Router:
             return await asyncio.to_thread(self._tokenizer.encode, texts)
         return self._tokenizer.encode(texts)
 
-    def _models(self) -> Response:
-        ids = [*self._names, *(f"{self._name}:{variant}" for variant in self._fleet.rungs)]
-        data = [model_object(i, self._checkpoint, created_s=self._started_s) for i in ids]
-        return Response.json({"object": "list", "data": data})
 
-    def _variants(self) -> Response:
-        fleet, brain, now_s = self._fleet, self._fleet.brain, self._fleet.look()
-        deployed = [
-            variant_object(fleet.rungs[found.variant], found, brain, now_s=now_s)
-            for found in brain.candidates(TYPICAL_TOKENS, now_s=now_s)
-        ]
-        off = [{"variant": o.variant, "reason": o.reason} for o in fleet.off]
-        brownout = brownout_object(brain.brownout)
-        return Response.json({"variants": deployed, "not_on_ladder": off, "brownout": brownout})
+def _refusal(scope: Scope, error: ServeAppError) -> Response:
+    """In the shape of the route that was asked."""
+    return (tei.error_response if scope["path"] in tei.PATHS else error_response)(error)
 
-    def _metrics(self) -> Response:
-        fleet = self._fleet
-        text = exposition(fleet.brain, fleet.tally, now_s=fleet.look())
-        return Response(text, content_type=CONTENT_TYPE)
 
-    def _health(self) -> Response:
-        return Response.json({"status": "ok"})
-
-    def _readiness(self) -> Response:
-        if starting := self._fleet.starting:
-            raise NotReady(f"starting: {', '.join(starting)}; up: {len(self._fleet.ready)}")
-        return Response.json({"status": "ready", "variants": list(self._fleet.rungs)})
+def _no_route(
+    path: str, method: str, allowed: tuple[str, ...], known: Sequence[str]
+) -> ServeAppError:
+    if allowed:
+        told = " or ".join(allowed)
+        return MethodNotAllowed(f"{path} takes {told}, got {shown(method)}", allowed=allowed)
+    return NotFound(f"no route {shown(path)}; routes: {', '.join(known)}")
 
 
 def _ms_since(start_s: float) -> float:

@@ -97,6 +97,10 @@ class Settings(BaseModel):
         ge=0,
         description="of each budget, kept for encoding and sending the answer",
     )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="file of API keys, one a line; clients send one as a bearer token. None: nobody needs one",
+    )
     cores: float | None = Field(
         default=None,
         gt=0,

@@ -14,7 +14,7 @@ def test_every_error_is_drawn() -> None:
     classes = [c for c in vars(errors).values() if isinstance(c, type)]
     names = {c.__name__ for c in classes if issubclass(c, errors.ServeAppError)}
     assert names <= set(re.findall(r"\w+", errors.__doc__ or ""))
-    assert len(DRAWN) == 15
+    assert len(DRAWN) == 16
 
 
 @pytest.mark.parametrize(("name", "status", "code"), DRAWN)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,22 @@ class Tokenized:
         return sum(map(len, self.texts))
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One token, as a client may want to see it."""
+
+    id: int
+    text: str  # as it stands in the text; of a special token, its name
+    special: bool
+    start: int | None  # characters; a special token stands nowhere
+    stop: int | None
+
+
 class Tokenizer:
     """The tokenizer of a checkpoint, cutting at the model's limit."""
 
     def __init__(self, file: Path, *, max_tokens: int) -> None:
+        self._file = file
         self._fast = FastTokenizer.from_file(str(file))
         self._fast.no_padding()
         self._fast.enable_truncation(max_tokens)
@@ -55,6 +68,18 @@ class Tokenizer:
             texts=[np.array(e.ids, dtype=np.int32) for e in encodings],
             truncated=[i for i, e in enumerate(encodings) if e.overflowing],
         )
+
+    def pieces(self, texts: Sequence[str], *, special: bool) -> list[list[Piece]]:
+        """The tokens of whole texts, uncut, with or without special tokens."""
+        encodings = self._uncut.encode_batch(list(texts), add_special_tokens=special)
+        return [_pieces(text, found) for text, found in zip(texts, encodings, strict=True)]
+
+    @cached_property
+    def _uncut(self) -> FastTokenizer:
+        fast = FastTokenizer.from_file(str(self._file))
+        fast.no_padding()
+        fast.no_truncation()
+        return fast
 
     def complete(self, texts: Sequence[Sequence[int]]) -> Tokenized:
         """Token ids from a client, completed with missing special tokens and cut at the limit.
@@ -86,3 +111,13 @@ class Tokenizer:
             i for i in range(len(whole.ids)) if whole.ids[i : i + len(bare.ids)] == bare.ids
         )
         return whole.ids[:start], whole.ids[start + len(bare.ids) :]
+
+
+def _pieces(text: str, found: Encoding) -> list[Piece]:
+    rows = zip(found.ids, found.tokens, found.special_tokens_mask, found.offsets, strict=True)
+    return [
+        Piece(token, name, special=True, start=None, stop=None)
+        if special
+        else Piece(token, text[start:stop], special=False, start=start, stop=stop)
+        for token, name, special, (start, stop) in rows
+    ]
