@@ -14,6 +14,7 @@ import sys
 from serve_app.compiled import compile_policy, interpret_policy, require_current
 from serve_app.environment import apply_local_environment, cluster_environment, find_haproxy
 from serve_app.errors import SettingsError, SetupError
+from serve_app.keys import Keys
 from serve_app.ports import family_of
 from serve_app.registry import load_ladder
 from serve_app.settings import Settings, parse_settings
@@ -59,6 +60,7 @@ def main() -> None:
         given = {n: v for n in Settings.model_fields if (v := getattr(args, n)) is not None}
         settings = parse_settings(given)
         ladder = load_ladder(settings.artifacts, named=settings.variants, gpus=ANY_GPUS)
+        Keys.read(settings.api_keys_file)  # what is wrong with it is said before a cluster starts
         require_free_port(args.host, args.port)
         if ladder.caveat:
             say(f"warning: {ladder.caveat}")

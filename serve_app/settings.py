@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from serve_app.errors import SettingsError, shown
 from serve_app.policy.hint import Hint, number_or_text, parse_quality
@@ -23,6 +23,11 @@ def _split(value: object) -> object:
 def _number(value: object) -> object:
     """`0.98` from a command line; all else passes."""
     return number_or_text(value) if isinstance(value, str) else value
+
+
+def _absolute(path: Path | None) -> Path | None:
+    """Where the person who gives it stands: processes of a cluster may stand elsewhere."""
+    return path and path.absolute()
 
 
 class Settings(BaseModel):
@@ -97,9 +102,10 @@ class Settings(BaseModel):
         ge=0,
         description="of each budget, kept for encoding and sending the answer",
     )
-    api_keys_file: Path | None = Field(
+    api_keys_file: Annotated[Path | None, AfterValidator(_absolute)] = Field(
         default=None,
-        description="file of API keys, one a line; clients send one as a bearer token. None: nobody needs one",
+        description="file of API keys, one a line, on the routers' nodes; clients send one as a bearer token. "
+        "None: nobody needs one",
     )
     cores: float | None = Field(
         default=None,

@@ -12,6 +12,7 @@ import numpy as np
 import openai
 import psutil
 import pytest
+from huggingface_hub import InferenceClient
 
 from converters import corpus
 from tests.e2e.harness import Server, StartServer
@@ -192,6 +193,37 @@ def _doors(server: Server, variant: str) -> set[Any]:
     replicas = map(psutil.Process, server.replica_pids(variant))
     ports = [c for replica in replicas for c in replica.net_connections()]
     return {c.laddr for c in ports if c.status == "LISTEN" and c.laddr in reached}
+
+
+@pytest.mark.parametrize("path", ["", "/embed"])
+def test_the_client_of_text_embeddings_inference_works_unchanged(server: Server, path: str) -> None:
+    """Hugging Face's InferenceClient gets right vectors from either of TEI's addresses."""
+    client = InferenceClient(model=server.url + path)
+    for text, expected in zip(TEXTS[:3], VECTORS, strict=False):
+        found = client.feature_extraction(text, normalize=True, truncate=True)
+        assert (np.asarray(found) @ expected).item() > 0.99
+
+
+def test_tokens_that_are_told_have_the_vector_of_their_text(http: httpx.Client) -> None:
+    """What /tokenize gives of real texts can be sent in their place."""
+    told = http.post("/tokenize", json={"inputs": TEXTS[:8]}).json()
+    ids = [[piece["id"] for piece in text] for text in told]
+    by_ids, by_text = (embed(http, input=given, quality="best") for given in (ids, TEXTS[:8]))
+    assert by_ids["usage"] == by_text["usage"]
+    close = (vectors_of(by_ids) * vectors_of(by_text)).sum(1)
+    assert close.min() > 1 - 1e-6
+
+
+def test_pages_and_description_are_served(http: httpx.Client) -> None:
+    """A browser finds the playground, the documentation, and the description that it draws."""
+    for path in ("/", "/docs"):
+        page = http.get(path)
+        assert page.headers["content-type"].startswith("text/html")
+        assert "<title>" in page.text
+    described = http.get("/openapi.json").json()
+    assert {v["variant"] for v in ladder(http)} == set(
+        described["components"]["schemas"]["EmbeddingRequest"]["properties"]["variant"]["enum"]
+    )
 
 
 def test_a_replica_loads_its_own_runtime_only(server: Server, http: httpx.Client) -> None:
