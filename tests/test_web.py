@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +25,23 @@ from tests.browser import BROWSERS
 WEB = Path(__file__).parent.parent / "serve_app" / "web"
 PAGES = {"/": WEB / "index.html", "/docs": WEB / "docs.html"}
 PATIENCE_S = 60
+# A page of the site in a frame, as a window of its own may not be narrower than 500; then a deed in it.
+FRAME = """<!DOCTYPE html><link rel="icon" href="data:,">
+<iframe src="PAGE" width="WIDTH" height="2000" style="border: 0"></iframe><script>
+const page = frames[0];
+setTimeout(() => { const id = name => page.document.getElementById(name); DEED }, 1500);
+setTimeout(() => {
+  const answer = document.createElement("pre"), root = page.document.documentElement;
+  answer.textContent = JSON.stringify({
+    wide: [...page.document.querySelectorAll("body *")]
+      .filter(e => e.getBoundingClientRect().right > root.clientWidth + 1).map(e => e.outerHTML),
+    sideways: root.scrollWidth - root.clientWidth,
+    told: page.document.body.innerText,
+    curl: page.document.getElementById("curl")?.textContent,
+  });
+  document.body.append(answer);
+}, 3000);
+</script>"""
 MARKUP = "<b>x</b>"
 ESCAPED = "&lt;b&gt;x&lt;/b&gt;"
 
@@ -161,6 +181,8 @@ class Site:
     answers: dict[str, tuple[int, object]]
     headers: dict[str, str] = field(default_factory=dict)
     bodies: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)  # of each request
+    frame: str = ""
 
 
 @contextmanager
@@ -178,8 +200,11 @@ def serving(answers: Mapping[str, tuple[int, object]]) -> Iterator[Site]:
 
         def _answer(self) -> None:
             path = self.path.removeprefix("/under")
+            site.keys.append(self.headers["Authorization"])
             if path in PAGES:
                 self._send(200, PAGES[path].read_bytes(), "text/html; charset=utf-8")
+            elif path == "/frame":
+                self._send(200, site.frame.encode(), "text/html; charset=utf-8")
             else:
                 status, content = site.answers.get(path, (404, {}))
                 self._send(status, json.dumps(content).encode(), "application/json")
@@ -248,6 +273,18 @@ def look(url: str, profile: Path) -> Shown:
     return Shown(done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line])
 
 
+def look_into(
+    site: Site, page: str, profile: Path, *, width: int = 360, deed: str = ""
+) -> dict[str, Any]:
+    """Open a page in a frame, do a deed there, and say what came of it."""
+    site.frame = FRAME.replace("PAGE", page).replace("WIDTH", str(width)).replace("DEED", deed)
+    shown = look(f"{site.url}frame", profile)
+    answer = re.search(r"<pre>(.*?)</pre>", shown.dom, flags=re.DOTALL)
+    assert answer is not None, shown
+    assert shown.console == []
+    return json.loads(html.unescape(answer[1]))
+
+
 @pytest.mark.parametrize("page", PAGES.values(), ids=lambda page: page.name)
 class TestSource:
     """What the pages are made of."""
@@ -266,6 +303,15 @@ class TestSource:
         """No way from a string to markup or code is used."""
         parsing = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function"
         assert not re.findall(parsing + r"|setHTML|DOMParser|srcdoc|javascript:", page.read_text())
+
+
+@pytest.mark.parametrize("page", ["./#ask", "docs"])
+def test_a_phone_need_not_scroll_sideways(site: Site, page: str, tmp_path: Path) -> None:
+    """At 360 pixels, all answers shown, nothing is wider than the window; the words are there."""
+    seen = look_into(site, page, tmp_path)
+    assert seen["sideways"] == 0
+    assert seen["wide"] == []
+    assert ("within the budget" in seen["told"]) or ("How long the client waits." in seen["told"])
 
 
 class TestPlayground:
@@ -297,6 +343,43 @@ class TestPlayground:
         embedded = [body for path, body in site.bodies if path == "/v1/embeddings"]
         assert [body["encoding_format"] for body in embedded] == ["base64"]
         assert shown.console == []
+
+    def test_moving_the_slider_asks_once_it_rests(self, site: Site, tmp_path: Path) -> None:
+        """Of a row of moves the last alone is asked, with its milliseconds; nothing is embedded."""
+        deed = """for (const position of [0, 500, 1000]) {
+            id("slider").value = position;
+            id("slider").dispatchEvent(new page.Event("input", { bubbles: true }));
+        }"""
+        look_into(site, "./", tmp_path, deed=deed)
+        assert [path for path, _ in site.bodies] == ["/v1/route", "/v1/route"]
+        assert [body["latency_ms"] for _, body in site.bodies] == [50, 2000]
+
+    def test_the_form_is_what_is_sent(self, site: Site, tmp_path: Path) -> None:
+        """Lines without blank ones, the budget off, a floor, a pin: in the request as in the curl."""
+        deed = """id("texts").value = "it's\\n\\n two";
+        id("budget-on").checked = false;
+        id("quality").value = "floor"; id("floor").value = "0.9";
+        id("variant").value = "onnx-fp32";
+        id("texts").dispatchEvent(new page.Event("input", { bubbles: true }));
+        id("ask").requestSubmit();"""
+        seen = look_into(site, "./", tmp_path, deed=deed)
+        asked = {"input": ["it's", " two"], "quality": 0.9, "variant": "onnx-fp32"}
+        embedded = [body for path, body in site.bodies if path == "/v1/embeddings"]
+        assert embedded == [asked | {"encoding_format": "base64"}]
+        words = shlex.split(seen["curl"])
+        assert words[:3] == ["curl", "-s", f"{site.url}v1/embeddings"]
+        assert json.loads(words[-1]) == asked
+
+    def test_a_key_is_sent_and_never_shown(self, site: Site, tmp_path: Path) -> None:
+        """It goes out as a bearer token with the next request; the curl names a variable instead."""
+        deed = """id("key").value = "s3cret";
+        id("key").dispatchEvent(new page.Event("input", { bubbles: true }));
+        id("key").dispatchEvent(new page.Event("change", { bubbles: true }));"""
+        seen = look_into(site, "./", tmp_path, deed=deed)
+        assert site.keys[0] is None
+        assert site.keys[-1] == "Bearer s3cret"
+        assert "$API_KEY" in seen["curl"]
+        assert "s3cret" not in seen["curl"] + seen["told"]
 
     def test_markup_of_the_server_stays_text(self, site: Site, tmp_path: Path) -> None:
         """Tags in reasons, names and errors are shown as they are, and make no elements."""
