@@ -42,6 +42,7 @@ setTimeout(() => {
   document.body.append(answer);
 }, 3000);
 </script>"""
+GONE = 0  # no answer at all
 MARKUP = "<b>x</b>"
 ESCAPED = "&lt;b&gt;x&lt;/b&gt;"
 
@@ -207,6 +208,8 @@ def serving(answers: Mapping[str, tuple[int, object]]) -> Iterator[Site]:
                 self._send(200, site.frame.encode(), "text/html; charset=utf-8")
             else:
                 status, content = site.answers.get(path, (404, {}))
+                if status == GONE:
+                    return
                 self._send(status, json.dumps(content).encode(), "application/json")
 
         def _send(self, status: int, body: bytes, kind: str) -> None:
@@ -305,10 +308,17 @@ class TestSource:
         assert not re.findall(parsing + r"|setHTML|DOMParser|srcdoc|javascript:", page.read_text())
 
 
-@pytest.mark.parametrize("page", ["./#ask", "docs"])
+@pytest.mark.parametrize("page", ["./", "docs"])
 def test_a_phone_need_not_scroll_sideways(site: Site, page: str, tmp_path: Path) -> None:
-    """At 360 pixels, all answers shown, nothing is wider than the window; the words are there."""
-    seen = look_into(site, page, tmp_path)
+    """At 360 pixels, with nine texts and a word without end, nothing is wider than the window."""
+    data = [EMBEDDINGS["data"][i % 3] | {"index": i} for i in range(9)]
+    site.answers["/v1/embeddings"] = (200, EMBEDDINGS | {"data": data})
+    deed = """if (id("texts")) {
+        id("texts").value = "word".repeat(200) + "\\n text".repeat(8);
+        id("texts").dispatchEvent(new page.Event("input", { bubbles: true }));
+        id("ask").requestSubmit();
+    }"""
+    seen = look_into(site, page, tmp_path, deed=deed)
     assert seen["sideways"] == 0
     assert seen["wide"] == []
     assert ("within the budget" in seen["told"]) or ("How long the client waits." in seen["told"])
@@ -403,6 +413,18 @@ class TestPlayground:
         site.answers["/v1/embeddings"] = (429, REFUSAL)
         shown = look(f"{site.url}#ask", tmp_path)
         assert "Refused: waiting would not help" in shown.text
+
+    def test_a_lost_connection_is_said(self, site: Site, tmp_path: Path) -> None:
+        """Where no answer comes, plain words stand where the answer would."""
+        site.answers["/v1/route"] = (GONE, None)
+        shown = look(site.url, tmp_path)
+        assert "No connection The server does not answer." in shown.text
+
+    def test_a_gateway_that_speaks_no_json_is_quoted(self, site: Site, tmp_path: Path) -> None:
+        """An answer that is not ours is shown with its status, as it is."""
+        site.answers["/v1/embeddings"] = (502, "bad gateway")
+        shown = look(f"{site.url}#ask", tmp_path)
+        assert 'The server failed (502) "bad gateway"' in shown.text
 
     def test_a_starting_server_is_waited_for(self, site: Site, tmp_path: Path) -> None:
         """While `ready` is a 503 the page says what is starting, and embeds nothing."""
