@@ -20,13 +20,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serve_app.api import FIELDS
+from tests.asked import VARIANTS as VARIANT_NAMES
 from tests.browser import BROWSERS
 
 WEB = Path(__file__).parent.parent / "serve_app" / "web"
 PAGES = {"/": WEB / "index.html", "/docs": WEB / "docs.html"}
 PATIENCE_S = 60
 # A page of the site in a frame, as a window of its own may not be narrower than 500; then a deed in it.
-FRAME = """<!DOCTYPE html><link rel="icon" href="data:,">
+FRAME = """<!DOCTYPE html>
 <iframe src="PAGE" width="WIDTH" height="2000" style="border: 0"></iframe><script>
 const page = frames[0];
 setTimeout(() => { const id = name => page.document.getElementById(name); DEED }, 1500);
@@ -242,6 +244,26 @@ def site() -> Iterator[Site]:
         yield served
 
 
+@pytest.fixture
+def real(served: Any, site: Site) -> Site:
+    """The site with what the real router answers, fake engines below it."""
+    body = {"input": ["a text", "another", "a third"], "latency_ms": 5000}
+    asked = {
+        "/ready": served.ask("GET", "/ready"),
+        "/openapi.json": served.ask("GET", "/openapi.json"),
+        "/v1/variants": served.ask("GET", "/v1/variants"),
+        "/v1/route": served.ask("POST", "/v1/route", json=body),
+        "/v1/embeddings": served.ask(
+            "POST", "/v1/embeddings", json=body | {"encoding_format": "base64"}
+        ),
+    }
+    site.answers = {path: (found.status_code, found.json()) for path, found in asked.items()}
+    site.headers["Content-Security-Policy"] = served.ask("GET", "/").headers[
+        "content-security-policy"
+    ]
+    return site
+
+
 @dataclass(frozen=True)
 class Shown:
     """What the browser made of a page: the document afterwards, and its console."""
@@ -326,6 +348,21 @@ def test_a_phone_need_not_scroll_sideways(site: Site, page: str, tmp_path: Path)
 
 class TestPlayground:
     """The page at the root."""
+
+    def test_the_real_routers_answers_are_shown(self, real: Site, tmp_path: Path) -> None:
+        """Every variant, the decision, the routing and the vectors, under the server's own policy."""
+        shown = look(f"{real.url}#ask", tmp_path)
+        route, embedded = real.answers["/v1/route"][1], real.answers["/v1/embeddings"][1]
+        assert f"{route['variant']} : {route['reason']}" in shown.text
+        for name in VARIANT_NAMES:
+            assert f'<option value="{name}">' in shown.dom
+            assert f"{name} " in shown.text
+        assert f"Why: {embedded['routing']['reason']}" in shown.text
+        assert len(re.findall(r"--share: ", shown.dom)) == 9
+        assert not re.search("undefined|NaN|No connection|cannot be read", shown.text)
+        assert shown.console == []
+        for _, body in real.bodies:
+            assert set(body) <= set(FIELDS)
 
     def test_the_decision_is_shown_at_once(self, site: Site, tmp_path: Path) -> None:
         """On load: what is served, the decision, each forecast, why not the others; no complaint."""
@@ -437,6 +474,30 @@ class TestPlayground:
 
 class TestDocs:
     """The page at /docs."""
+
+    def test_the_real_document_is_rendered(self, real: Site, tmp_path: Path) -> None:
+        """Every route, field and description of a field, and an example that the parser takes."""
+        shown = look(f"{real.url}docs", tmp_path)
+        text, document = html.unescape(shown.text), real.answers["/openapi.json"][1]
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                assert f"{method.upper()} {path} {operation['summary']}" in text
+        for name, field_ in document["components"]["schemas"]["EmbeddingRequest"][
+            "properties"
+        ].items():
+            assert f" {name} " in text
+            assert field_.get("description", "") in text
+        assert """ -d '{"input":"how do I reset my card pin","latency_ms":50}'""" in text
+        assert "quality string or number" in text
+        assert shown.console == []
+
+    def test_a_key_is_asked_for_where_the_document_says_so(
+        self, site: Site, tmp_path: Path
+    ) -> None:
+        """With `security` each curl line carries a key, as a variable of the shell."""
+        site.answers["/openapi.json"] = (200, OPENAPI | {"security": [{"key": []}]})
+        shown = look(f"{site.url}docs", tmp_path)
+        assert shown.text.count('-H "Authorization: Bearer $API_KEY"') == 2
 
     def test_the_document_is_rendered(self, site: Site, tmp_path: Path) -> None:
         """Title, routes, parameters, fields behind references, limits, an example for a shell."""
