@@ -89,7 +89,7 @@ def make(environment: Environment, work: Path, *, run: Run | None = None) -> Mad
     if stamp.exists() and stamp.read_text(encoding="utf-8") == asked:
         return made
     log = work / f"{environment.name}.log"
-    if not Path(made.python).exists():
+    if not (made.bin / "pip").exists():  # the last thing that venv makes
         python = find_python(environment.python)
         if python is None:
             raise CannotInstall(f"{environment.name}: needs Python {environment.python}, none here")

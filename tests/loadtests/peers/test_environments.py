@@ -35,9 +35,10 @@ class Shell:
             raise CannotInstall("no wheel")
         if "venv" in command:
             folder = Path(command[-1])
-            (folder / "bin").mkdir(parents=True)
-            (folder / "bin" / "python").touch()
-            (folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+            (folder / "bin").mkdir(parents=True, exist_ok=True)
+            for name in ("python", "pip"):
+                (folder / "bin" / name).touch()
+            (folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True, exist_ok=True)
         return ""
 
 
@@ -65,6 +66,16 @@ def test_an_installation_that_failed_is_tried_again(tmp_path: Path) -> None:
     make(PEER, tmp_path, run=shell)
     assert "install" in shell.commands[0]
     assert len(shell.commands) == 2
+
+
+def test_an_environment_that_was_cut_off_is_made_anew(tmp_path: Path) -> None:
+    """Killed before venv had put pip there, its Python alone is of no use."""
+    (tmp_path / "peer" / "bin").mkdir(parents=True)
+    (tmp_path / "peer" / "bin" / "python").touch()
+    shell = Shell()
+    make(PEER, tmp_path, run=shell)
+    assert "venv" in shell.commands[0]
+    assert len(shell.commands) == 3
 
 
 def test_a_python_that_is_not_here_is_the_reason(tmp_path: Path) -> None:
