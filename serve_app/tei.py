@@ -29,7 +29,6 @@ from serve_app.errors import (
     BadRequest,
     NotAdmitted,
     NotReady,
-    PayloadTooLarge,
     ServeAppError,
     shown,
 )
@@ -49,11 +48,7 @@ EMBED_FIELDS = (
     *HEADERS,
 )
 TOKENIZE_FIELDS = ("inputs", "add_special_tokens", "prompt_name")
-KINDS = (
-    (PayloadTooLarge, "Validation"),
-    (NotAdmitted, "Overloaded"),
-    (NotReady, "Unhealthy"),
-)
+KINDS = ((NotAdmitted, "Overloaded"), (NotReady, "Unhealthy"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +169,10 @@ def info_response(checkpoint: Checkpoint, ladder: Ladder, settings: Settings) ->
 
 def error_response(error: ServeAppError) -> Response:
     """TEI's error object: 422 for what is wrong in a request."""
-    status, kind = error.status, "Backend"
-    if isinstance(error, BadRequest):
-        status, kind = HTTPStatus.UNPROCESSABLE_ENTITY, "Validation"
-    elif error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        kind = "Validation"
-    kind = next((name for of, name in KINDS if isinstance(error, of)), kind)
+    theirs = error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+    otherwise = "Validation" if theirs else "Backend"
+    kind = next((name for of, name in KINDS if isinstance(error, of)), otherwise)
+    malformed = isinstance(error, BadRequest)
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if malformed else error.status
     content = {"error": as_unicode(error.message), "error_type": kind}
     return Response.json(content, status=status, headers=refusal_headers(error))
