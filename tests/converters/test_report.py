@@ -197,6 +197,7 @@ def test_the_commit_is_known_or_said_to_be_unknown(
     assert commit(tmp_path) == NO_COMMIT
     monkeypatch.setenv(COMMIT_VARIABLE, "0123abc")
     assert commit(tmp_path) == "0123abc"
+    monkeypatch.delenv(COMMIT_VARIABLE)
     here = provenance()
     assert here.commit == NO_COMMIT or re.match(r"[0-9a-f]{12}", here.commit)
     assert "cores" in here.machine
