@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,7 @@ class Router:
             "/tokenize": self._tei_tokenize,
             "/": self._tei_embed,
         }
+        self._paths = {"POST": self._post.keys(), "GET": self._lookups.readers.keys()}
 
     async def warm_up(self) -> None:
         """Wait for every variant's first replica; `/ready` tells when all are up."""
@@ -129,10 +130,8 @@ class Router:
 
     async def _answer(self, scope: Scope, receive: Receive, arrived_s: float) -> Response:
         path, method = scope["path"], scope["method"]
-        by_method = {"POST": self._post, "GET": self._lookups.readers}
-        allowed = tuple(name for name, routes in by_method.items() if path in routes)
-        if method not in allowed:
-            raise _no_route(path, method, allowed, sorted({*self._post, *self._lookups.readers}))
+        if path not in self._paths.get(method, ()):
+            raise _no_route(path, method, self._paths)
         if method == "GET" and path in self._lookups.open:
             return self._lookups.open[path]()
         self._keys.check(scope)
@@ -263,13 +262,13 @@ def _refusal(scope: Scope, error: ServeAppError) -> Response:
     return (tei.error_response if scope["path"] in tei.PATHS else error_response)(error)
 
 
-def _no_route(
-    path: str, method: str, allowed: tuple[str, ...], known: Sequence[str]
-) -> ServeAppError:
+def _no_route(path: str, method: str, paths: Mapping[str, Collection[str]]) -> ServeAppError:
+    allowed = tuple(name for name, known in paths.items() if path in known)
     if allowed:
         told = " or ".join(allowed)
         return MethodNotAllowed(f"{path} takes {told}, got {shown(method)}", allowed=allowed)
-    return NotFound(f"no route {shown(path)}; routes: {', '.join(known)}")
+    known = ", ".join(sorted({path for some in paths.values() for path in some}))
+    return NotFound(f"no route {shown(path)}; routes: {known}")
 
 
 def _ms_since(start_s: float) -> float:

@@ -99,7 +99,7 @@ def capture_all(
         first_position: of a text's first token.
     """
     seconds = how.seconds
-    longest_s = GAINS * seconds(_single_token(run, device, first_position)) if seconds else None
+    longest_s = GAINS * seconds(_single_token(run, device, first_position)) if seconds else 0.0
     captured = []
     for family in how.families:
         for room in sorted({Room(min(b.tokens, max_tokens * b.texts), b.texts) for b in family}):
@@ -113,7 +113,7 @@ def capture_all(
             if error > GRAPH_ERROR:
                 log.warning("no CUDA graph for %s: it differs by %.1e", room, error)
                 continue
-            if seconds and longest_s is not None and seconds(found.replay) > longest_s:
+            if seconds and seconds(found.replay) > longest_s:
                 break
             captured.append(found)
     return Graphs(captured)

@@ -74,9 +74,8 @@ def packed_if_possible(
         engine = _plain(model, checkpoint, head=head, target=target)
         text_tokens = min(TEXT_TOKENS, checkpoint.max_tokens)
         activations = measure_activations(engine, meter, text_tokens=text_tokens)
-        _capture(
-            engine, target.tuning
-        )  # not before: a replay allocates nothing that could be measured
+        # Not before: a replay allocates nothing that could be measured.
+        _capture(engine, target.tuning)
     except Exception:  # whatever a kernel raises: the padded engine needs fewer of them
         log.warning("texts are padded: the packed engine failed its first runs", exc_info=True)
         return None
