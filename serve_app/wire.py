@@ -23,13 +23,12 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from struct import Struct
+from struct import Struct, pack, unpack
 from typing import NamedTuple
 
-import numpy as np
 from pydantic import TypeAdapter
 
-from serve_app.calls import Call, Reply
+from serve_app.calls import NUMBER_BYTES, Call, Reply
 from serve_app.manifest import Profile
 from serve_app.policy.replica_state import ReplicaState
 
@@ -37,7 +36,6 @@ SIZE = Struct("<I")
 HEAD = Struct("<IBI")  # size, kind, call
 COUNT = Struct("<I")
 REPLY_HEAD = Struct("<dddII")  # queue_ms, inference_ms, pace, queued_tokens, dropped texts
-NUMBER_BYTES = 4  # of every int32 and float32
 LARGEST_FRAME_BYTES = 256 * 1024 * 1024  # above it, this is not our protocol
 
 
@@ -149,7 +147,7 @@ def read_call(body: bytes) -> Call:
     if count == 0 or len(body) < left_end:
         raise NotOurProtocol(f"a call of {count} texts in {len(body)} bytes")
     lengths = body[COUNT.size : lengths_end]
-    tokens = int(np.frombuffer(lengths, dtype=np.int32).sum())
+    tokens = sum(unpack(f"<{count}i", lengths))
     if len(body) != left_end + tokens * NUMBER_BYTES:
         raise NotOurProtocol(f"a call of {tokens} tokens in {len(body)} bytes")
     return Call(ids=body[left_end:], lengths=lengths, left_ms=body[lengths_end:left_end])
@@ -161,7 +159,7 @@ def reply_frame(number: int, reply: Reply) -> bytes:
     head = REPLY_HEAD.pack(
         reply.queue_ms, reply.inference_ms, state.pace, state.queued_tokens, len(reply.dropped)
     )
-    dropped = np.asarray(reply.dropped, dtype=np.int32).tobytes()
+    dropped = pack(f"<{len(reply.dropped)}i", *reply.dropped)
     return frame(Kind.REPLY, number, head, dropped, reply.vectors)
 
 
@@ -175,7 +173,8 @@ def read_reply(body: bytes, welcome: Welcome) -> Reply:
         raise NotOurProtocol(f"a reply of {len(body)} bytes")
     queue_ms, inference_ms, pace, queued_tokens, dropped = REPLY_HEAD.unpack_from(body)
     vectors_start = REPLY_HEAD.size + dropped * NUMBER_BYTES
-    rows = np.frombuffer(body, dtype=np.int32, count=dropped, offset=REPLY_HEAD.size)
+    if len(body) < vectors_start:
+        raise NotOurProtocol(f"a reply that drops {dropped} texts in {len(body)} bytes")
     return Reply(
         vectors=body[vectors_start:],
         queue_ms=queue_ms,
@@ -187,7 +186,7 @@ def read_reply(body: bytes, welcome: Welcome) -> Reply:
             measured=welcome.measured,
             host=welcome.host,
         ),
-        dropped=tuple(rows.tolist()),
+        dropped=unpack(f"<{dropped}i", body[REPLY_HEAD.size : vectors_start]),
     )
 
 

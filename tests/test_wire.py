@@ -97,6 +97,15 @@ def test_a_reply_arrives_as_it_left(rows: int, dropped: set[int]) -> None:
     assert read_reply(found.body, Welcome("r1", PROFILE, "h1")) == reply
 
 
+@pytest.mark.parametrize("missing", [1, 8, 40])
+def test_a_reply_cut_short_is_refused(missing: int) -> None:
+    """One that ends within its head, or among the texts that it dropped."""
+    state = ReplicaState(replica="r1", queued_tokens=12, pace=1.25, measured=None, host="h1")
+    (found,) = FrameReader().feed(reply_frame(9, Reply(b"", 1.5, 2.25, state, (0, 1))))
+    with pytest.raises(NotOurProtocol, match="bytes"):
+        read_reply(found.body[:-missing], Welcome("r1", None, "h1"))
+
+
 @pytest.mark.parametrize("measured", [None, PROFILE])
 def test_a_welcome_names_the_replica_and_its_profile(measured: Profile | None) -> None:
     """A replica on other hardware brings the profile that it measured."""
