@@ -17,7 +17,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTra
 
 from serve_app.engines.base import Device, Engine, TokenIds, Vectors, pad
 from serve_app.engines.memory import CudaMeter
-from serve_app.engines.mixed_precision import autocasting, halve
+from serve_app.engines.mixed_precision import (
+    autocasting,
+    cpu_multiplies_in,
+    halve,
+    widen_products,
+)
 from serve_app.engines.pooling import SentenceEmbedder, make_head
 from serve_app.errors import ArtifactError
 from serve_app.manifest import Checkpoint, Pooling, Variant
@@ -78,13 +83,15 @@ def open_engine(
 
 def open_padded(folder: Path, variant: Variant, *, device: Device = "cpu") -> TorchEngine:
     """The engine that runs any model, as one padded batch."""
+    dtype = DTYPES[variant.precision]
     is_mixed = variant.autocast or variant.kept_fp32
-    dtype = torch.float32 if is_mixed else DTYPES[variant.precision]
-    model: torch.nn.Module = load_transformer(folder, dtype=dtype)
+    model: torch.nn.Module = load_transformer(folder, dtype=torch.float32 if is_mixed else dtype)
     if variant.kept_fp32:
         halve(model, kept_fp32=variant.kept_fp32)
     if variant.autocast:
-        model = autocasting(model, DTYPES[variant.precision])
+        model = autocasting(model, dtype)
+    if device == "cpu" and not cpu_multiplies_in(dtype):
+        widen_products(model, dtype)
     return TorchEngine(
         model,
         pooling=variant.checkpoint.pooling,
