@@ -40,6 +40,7 @@ from serve_app.http_server import HttpServer
 from serve_app.listener import Address, Listener
 from serve_app.manifest import verify
 from serve_app.placement import (
+    Capacity,
     GpuPlan,
     Plan,
     bounds,
@@ -282,20 +283,18 @@ def build_app(args: dict[str, Any]) -> Application:
 
 
 def _application(settings: Settings, *, listen: HostPort | None) -> Application:
-    resources = ray.cluster_resources()
-    ladder = load_ladder(
-        settings.artifacts.resolve(), named=settings.variants, gpus=resources.get("GPU", 0)
-    )
+    capacity = Capacity.of(ray.cluster_resources(), settings)
+    ladder = load_ladder(settings.artifacts.resolve(), named=settings.variants, gpus=capacity.gpus)
     if ladder.caveat:
         log.warning(ladder.caveat)
     cpus = plan(
-        cluster_cpus=resources.get("CPU", 1),
+        cluster_cpus=capacity.cpus,
         variants=len(ladder.rungs),
         threads=settings.threads,
         routers=settings.routers,
     )
     gpus = plan_gpus(
-        gpus=resources.get("GPU", 0),
+        gpus=capacity.gpus,
         variants=gpu_variants(ladder.rungs),
         replicas_per_gpu=settings.replicas_per_gpu,
     )

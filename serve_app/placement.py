@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from serve_app.engines.base import ONE_STREAM
 from serve_app.errors import SettingsError
 from serve_app.policy.scaling import Bounds
 from serve_app.registry import Rung
 from serve_app.settings import Settings
+
+
+class Capacity(NamedTuple):
+    """What a cluster may have to place replicas on."""
+
+    cpus: float
+    gpus: float
+
+    @classmethod
+    def of(cls, there: Mapping[str, float], settings: Settings) -> Capacity:
+        """What is there, as Ray tells it, unless the settings say what it may grow to."""
+        gpus = settings.cluster_gpus
+        return cls(
+            settings.cluster_cpus or there.get("CPU", 1),
+            there.get("GPU", 0) if gpus is None else gpus,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

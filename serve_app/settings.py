@@ -73,6 +73,17 @@ class Settings(BaseModel):
         description="replicas that share a GPU, and its memory; None: one, or as many as the ladder has "
         "variants for it. One with larger batches does more (docs/gpu.md)",
     )
+    cluster_cpus: float | None = Field(
+        default=None,
+        gt=0,
+        description="CPUs that the cluster may have, where replicas that wait bring nodes, as Ray's autoscaler does; "
+        "None: those it has when this is deployed",
+    )
+    cluster_gpus: int | None = Field(
+        default=None,
+        ge=0,
+        description="the same of GPUs; with one and none there yet, variants for it wait for its node",
+    )
     min_replicas: int = Field(
         default=1,
         ge=0,

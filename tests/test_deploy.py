@@ -210,17 +210,17 @@ def test_ports_and_paths_agree(served: Any) -> None:
         assert served.ask("GET", path).status_code == 200
 
 
-def test_the_head_waits_for_the_workers_that_there_will_be() -> None:
-    """The application plans once, with what it finds: neither with fewer CPUs nor waiting for more than come."""
-    code = _container(HEAD)["startupProbe"]["exec"]["command"][-1]
-    ast.parse(code)
-    waits_for = {name: int(count) for name, count in re.findall(r'"(\w+)", 0\) < (\d+)', code)}
+def test_sizes_are_planned_for_what_the_groups_may_have() -> None:
+    """Neither for fewer CPUs and GPUs nor for more than ever come, and not for the head's."""
+    settings = parse_settings(SERVE["applications"][0]["args"])
     assert HEAD["rayStartParams"]["num-cpus"] == "0"
-    for name, resource in (("CPU", "cpu"), ("GPU", "nvidia.com/gpu")):
-        assert waits_for[name] == sum(g["replicas"] * _limit(g, resource) for g in WORKERS)
-    probe = _container(HEAD)["startupProbe"]
-    patience_s = probe["periodSeconds"] * probe["failureThreshold"]
-    assert CLUSTER["autoscalerOptions"]["idleTimeoutSeconds"] > patience_s
+    without_gpus = [group for group in WORKERS if not _limit(group, "nvidia.com/gpu")]
+    groups = WORKERS if settings.cluster_gpus else without_gpus
+    most = {
+        resource: sum(group["maxReplicas"] * _limit(group, resource) for group in groups)
+        for resource in ("cpu", "nvidia.com/gpu")
+    }
+    assert (settings.cluster_cpus, settings.cluster_gpus) == tuple(most.values())
 
 
 def test_groups_are_bounded_and_get_what_they_ask_for() -> None:

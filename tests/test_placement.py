@@ -12,6 +12,7 @@ from serve_app.engines.base import Device
 from serve_app.errors import SettingsError
 from serve_app.manifest import read_manifest
 from serve_app.placement import (
+    Capacity,
     GpuPlan,
     Plan,
     bounds,
@@ -215,3 +216,20 @@ def test_the_cores_of_a_host_are_its_own_unless_told(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("os.cpu_count", lambda: 6)
     assert cores_of(parse_settings({})) == 6
     assert cores_of(parse_settings({"cores": 2.5})) == 2.5
+
+
+@pytest.mark.parametrize(
+    ("there", "settings", "expected"),
+    [
+        pytest.param({"CPU": 8.0, "GPU": 2.0}, {}, (8, 2), id="what is there"),
+        pytest.param({}, {}, (1, 0), id="a head that offers nothing"),
+        pytest.param({}, {"cluster_cpus": 16}, (16, 0), id="nodes that will come"),
+        pytest.param({"CPU": 2.0}, {"cluster_cpus": 16, "cluster_gpus": 1}, (16, 1), id="both"),
+        pytest.param({"CPU": 8.0, "GPU": 2.0}, {"cluster_gpus": 0}, (8, 0), id="others' GPUs"),
+    ],
+)
+def test_a_cluster_may_grow_to_what_the_settings_say(
+    there: dict[str, float], settings: dict[str, float], expected: tuple[float, float]
+) -> None:
+    """Else it is what Ray tells when the application is deployed."""
+    assert Capacity.of(there, parse_settings(settings)) == expected

@@ -1,4 +1,4 @@
-"""A server as a process: its address, its log, its process tree."""
+"""A server as a process: its address, its log, its process tree; and `serve deploy` onto a cluster that starts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 READY_WITHIN_S = 180
 STOPPED_WITHIN_S = 60
+DEPLOY_TRIES = 30
 
 
 @dataclass
@@ -62,5 +64,35 @@ class Server:
             process.kill()
         return alive
 
+    def kill(self) -> None:
+        """End a cluster that nobody asks how it ends: by itself Ray takes its time."""
+        tree = [psutil.Process(self.process.pid), *self.tree()]
+        for process in tree:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait(STOPPED_WITHIN_S)
+        psutil.wait_procs(tree, timeout=STOPPED_WITHIN_S)
+
 
 StartServer = Callable[..., Server]
+
+
+def deploy_when_up(
+    serve: Path, config: Path, dashboard_port: int, environment: dict[str, str]
+) -> None:
+    """Ask again until Ray takes it.
+
+    Args:
+        serve: the command.
+        config: for it.
+        dashboard_port: of the cluster on this host.
+        environment: of the cluster.
+    """
+    command = [str(serve), "deploy", str(config), "-a", f"http://127.0.0.1:{dashboard_port}"]
+    environment = environment | {"RAY_AUTH_MODE": "token"}  # `ray start` asks for one by default
+    for _ in range(DEPLOY_TRIES):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        time.sleep(1)
+    pytest.fail(f"serve deploy: {done.stderr}")

@@ -6,13 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from serve_app.ports import free_port
-from tests.e2e.harness import STOPPED_WITHIN_S, Server, StartServer
+from tests.e2e.harness import STOPPED_WITHIN_S, Server, StartServer, deploy_when_up
 from tests.rungs import change
 
 pytestmark = pytest.mark.e2e
@@ -168,10 +167,10 @@ def test_serve_deploy_works(
         )
     server = Server(f"http://127.0.0.1:{port}", process, tmp_path / "log")
     try:
-        _deploy_when_up(commands / "serve", config, dashboard_port, serve_environment)
+        deploy_when_up(commands / "serve", config, dashboard_port, serve_environment)
         server.wait_until_ready()
     finally:
-        server.stop(signal.SIGTERM)
+        server.kill()
 
 
 def _serve_yaml(folder: Path, artifacts: Path, port: int) -> Path:
@@ -186,19 +185,6 @@ def _serve_yaml(folder: Path, artifacts: Path, port: int) -> Path:
     config = folder / "serve.yaml"
     config.write_text(yaml.safe_dump(content), encoding="utf-8")
     return config
-
-
-def _deploy_when_up(
-    serve: Path, config: Path, dashboard_port: int, environment: dict[str, str]
-) -> None:
-    command = [str(serve), "deploy", str(config), "-a", f"http://127.0.0.1:{dashboard_port}"]
-    environment = environment | {"RAY_AUTH_MODE": "token"}  # `ray start` asks for one by default
-    for _ in range(30):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return
-        time.sleep(1)
-    pytest.fail(f"serve deploy failed: {done.stderr}")
 
 
 def test_cluster_yaml_passes_rays_own_validation() -> None:
