@@ -14,6 +14,7 @@ from converters.findings import Built, Findings, gather
 from converters.finish import Texts
 from converters.look import image, table
 from converters.plots import draw_all
+from converters.table import speed, yardstick_of
 from converters.workplace import Step
 from serve_app.errors import ConversionError
 from serve_app.manifest import Manifest
@@ -21,7 +22,6 @@ from serve_app.manifest import Manifest
 PAGE_NAME = "index.html"
 NUMBERS_NAME = "report.json"
 TEMPLATE = Path(__file__).parent / "data" / "report.html"
-YARDSTICK = "onnx-fp32"
 DATE_CHARS = len("2026-01-01")
 
 
@@ -91,7 +91,7 @@ def _page(findings: Findings, figures: dict[str, Path]) -> str:
 
 
 def _variants(findings: Findings) -> str:
-    full_ms = next((m.profile.cost_ms for m in findings.manifests if m.variant == YARDSTICK), None)
+    yardstick = yardstick_of(findings.manifests)
     heads = ("variant", "fidelity", "mean", "min", "MB", "ms per 1000 tokens", "speed", "ladder")
     rows = [
         (
@@ -101,7 +101,7 @@ def _variants(findings: Findings) -> str:
             f"{m.fidelity.min:.5f}",
             f"{m.size_bytes / 1e6:.0f}",
             f"{m.profile.cost_ms * 1000:.1f}",
-            f"{full_ms / m.profile.cost_ms:.2f}×" if full_ms else "",
+            speed(m.profile, yardstick),
             _standing(findings, m),
         )
         for m in findings.manifests

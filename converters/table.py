@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.box import MARKDOWN
 from rich.table import Table
 
-from serve_app.manifest import Manifest, Overlap
+from serve_app.manifest import Manifest, Overlap, Profile
 from serve_app.registry import Ladder
 
 COLUMNS = (
@@ -29,10 +29,9 @@ def variants_table(manifests: Sequence[Manifest], ladder: Ladder) -> Table:
     """One row a variant, highest fidelity first; speed is relative to `onnx-fp32` where built."""
     ordered = sorted(manifests, key=lambda m: (-m.fidelity.p1, m.profile.cost_ms))
     off = {o.variant: o.reason for o in ladder.off}
-    yardstick_ms = next((m.profile.cost_ms for m in ordered if m.variant == YARDSTICK), None)
+    yardstick = yardstick_of(manifests)
     table = Table(*COLUMNS, box=MARKDOWN)
     for m in ordered:
-        ratio = yardstick_ms and yardstick_ms / m.profile.cost_ms
         table.add_row(
             m.variant,
             f"{m.fidelity.p1:.5f}",
@@ -42,10 +41,28 @@ def variants_table(manifests: Sequence[Manifest], ladder: Ladder) -> Table:
             f"{m.fidelity.batch_drift:.0e}",
             f"{m.size_bytes / 1e6:.0f}",
             f"{m.profile.cost_ms * 1000:.1f}",
-            f"{ratio:.2f}×" if ratio else "",
+            speed(m.profile, yardstick),
             f"no: {off[m.variant]}" if m.variant in off else "yes",
         )
     return table
+
+
+def yardstick_of(manifests: Sequence[Manifest]) -> Profile | None:
+    """The profile that others are compared with, where it was built."""
+    return next((m.profile for m in manifests if m.variant == YARDSTICK), None)
+
+
+def speed(profile: Profile, yardstick: Profile | None) -> str:
+    """How many times as fast as the yardstick, and with which threads where that is not by as many.
+
+    A variant that needs a GPU runs with all threads of a host without one, as it is only looked at there.
+    """
+    if yardstick is None:
+        return ""
+    told = f"{yardstick.cost_ms / profile.cost_ms:.2f}×"
+    if profile.device == yardstick.device and profile.threads != yardstick.threads:
+        told += f" (threads: {profile.threads})"
+    return told
 
 
 def _shares(overlap: Overlap) -> tuple[float, float, float]:
