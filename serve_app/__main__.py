@@ -59,6 +59,7 @@ def main() -> None:
         require_current()
         given = {n: v for n in Settings.model_fields if (v := getattr(args, n)) is not None}
         settings = parse_settings(given)
+        _require_what_is_here(settings)
         ladder = load_ladder(settings.artifacts, named=settings.variants, gpus=ANY_GPUS)
         Keys.read(settings.api_keys_file)  # what is wrong with it is said before a cluster starts
         require_free_port(args.host, args.port)
@@ -93,6 +94,20 @@ def print_environment() -> None:
 
 
 COMMANDS = {"env": print_environment, "compile": compile_policy, "interpret": interpret_policy}
+
+
+def _require_what_is_here(settings: Settings) -> None:
+    """A cluster of its own is this host: replicas that waited for nodes would wait for ever.
+
+    Raises:
+        SettingsError: a setting counts on nodes to come.
+    """
+    for name in ("cluster_cpus", "cluster_gpus"):
+        if getattr(settings, name) is not None:
+            raise SettingsError(
+                f"setting {name}: {getattr(settings, name)} is for a cluster that nodes may join "
+                "(serve deploy, serve run); this host is all there is here"
+            )
 
 
 def require_free_port(host: str, port: int) -> None:

@@ -33,7 +33,7 @@ def _absolute(path: Path | None) -> Path | None:
 class Settings(BaseModel):
     """What a server needs to know besides its artifacts."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     artifacts: Path = Field(
         default=Path("artifacts"), description="folder that the converters wrote variants to"

@@ -105,6 +105,8 @@ def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
         ("streams", "all", "'all'"),
         ("default_latency_ms", 0, "0"),
         ("default_latency_ms", "nan", "'nan'"),
+        ("cluster_cpus", "inf", "'inf'"),
+        ("cores", "inf", "'inf'"),
         ("default_quality", "great", "'great'"),
         ("default_quality", "1.5", "1.5"),
         ("max_wait_ms", -1, "-1"),

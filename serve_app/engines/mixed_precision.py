@@ -54,12 +54,13 @@ def widen_products(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """Have linear layers multiply in FP32 where they would in `dtype`, for an FP32 copy of their weights.
 
     The numbers stay those of `dtype`: weights and inputs are rounded to it, and so is each sum, once, as in a
-    GPU's tensor cores. Layers that were kept in FP32 stay as they are.
+    GPU's tensor cores. Layers that were kept in FP32 stay as they are, and so do PyTorch's own subclasses, whose
+    weights others read past them.
     """
     autocasts = isinstance(model, _Autocasting)
     for parent in list(model.modules()):
         for name, layer in parent.named_children():
-            if isinstance(layer, torch.nn.Linear) and (autocasts or layer.weight.dtype == dtype):
+            if type(layer) is torch.nn.Linear and (autocasts or layer.weight.dtype == dtype):
                 setattr(parent, name, _Widened(layer, dtype))
 
 

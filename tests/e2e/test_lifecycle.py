@@ -102,6 +102,13 @@ def test_a_replica_that_does_not_start_tells_why(real_artifacts: Path, tmp_path:
     assert "ArtifactError: " in line
 
 
+@pytest.mark.parametrize("setting", ["cluster-cpus", "cluster-gpus"])
+def test_a_host_of_its_own_waits_for_no_nodes(setting: str) -> None:
+    """What would never be ready is refused by name and value before a cluster starts."""
+    line = failed_start(f"--{setting}", "16")
+    assert f"{setting.replace('-', '_')}: 16" in line
+
+
 def test_a_variant_that_was_not_built_is_named(real_artifacts: Path) -> None:
     """--variants with an unknown name: the line names it and those that exist."""
     line = failed_start("--artifacts", str(real_artifacts), "--variants", "onnx-int4")

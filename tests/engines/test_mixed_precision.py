@@ -84,6 +84,16 @@ def test_layers_kept_in_fp32_stay() -> None:
         assert model(IDS, IDS).dtype == torch.float16
 
 
+def test_a_layer_whose_weights_others_read_stays() -> None:
+    """PyTorch's attention takes the weights of its last linear layer without calling it."""
+    attention = nn.MultiheadAttention(16, 2, batch_first=True).half().eval()
+    values = torch.randn(1, 3, 16).half()
+    expected, _ = attention(values, values, values)
+    widen_products(attention, torch.float16)
+    found, _ = attention(values, values, values)
+    assert torch.equal(found, expected)
+
+
 def test_fp32_needs_no_widening() -> None:
     """Every CPU multiplies in FP32."""
     assert cpu_multiplies_in(torch.float32)
