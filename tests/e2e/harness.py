@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,9 @@ import httpx
 import psutil
 import pytest
 
+from serve_app.ports import free_port
+
+COMMANDS = Path(sys.executable).parent
 READY_WITHIN_S = 180
 STOPPED_WITHIN_S = 60
 DEPLOY_TRIES = 30
@@ -77,18 +81,38 @@ class Server:
 StartServer = Callable[..., Server]
 
 
-def deploy_when_up(
-    serve: Path, config: Path, dashboard_port: int, environment: dict[str, str]
-) -> None:
-    """Ask again until Ray takes it.
+def start_head(
+    folder: Path, *flags: str, http_port: int, ray_port: int, environment: dict[str, str]
+) -> tuple[Server, int]:
+    """`ray start --head` on this host, for an application that will listen on a port.
+
+    Returns:
+        The server that there will be, and the dashboard's port.
+    """
+    dashboard_port = free_port()
+    command = [str(COMMANDS / "ray"), "start", "--head", "--block", f"--port={ray_port}"]
+    command += [f"--dashboard-port={dashboard_port}", "--disable-usage-stats", *flags]
+    command += ["--temp-dir", f"/tmp/ray-test-{ray_port}"]  # noqa: S108 (sockets: a short path)
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True)
+    return Server(f"http://127.0.0.1:{http_port}", process, folder / "log"), dashboard_port
+
+
+def deploy_when_up(config: Path, dashboard_port: int, environment: dict[str, str]) -> None:
+    """`serve deploy`; ask again until Ray takes it.
 
     Args:
-        serve: the command.
         config: for it.
         dashboard_port: of the cluster on this host.
         environment: of the cluster.
     """
-    command = [str(serve), "deploy", str(config), "-a", f"http://127.0.0.1:{dashboard_port}"]
+    command = [
+        str(COMMANDS / "serve"),
+        "deploy",
+        str(config),
+        "-a",
+        f"http://127.0.0.1:{dashboard_port}",
+    ]
     environment = environment | {"RAY_AUTH_MODE": "token"}  # `ray start` asks for one by default
     for _ in range(DEPLOY_TRIES):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

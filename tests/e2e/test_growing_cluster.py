@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,7 +15,7 @@ import yaml
 
 from serve_app.engines.measure import hardware_name
 from serve_app.ports import free_port
-from tests.e2e.harness import Server, deploy_when_up
+from tests.e2e.harness import Server, deploy_when_up, start_head
 from tests.rungs import change
 
 pytestmark = pytest.mark.e2e
@@ -67,22 +65,22 @@ def server(
     for variant, p1, cost_ms in (("fake-fp32", 1.0, 20), ("fake-int8", 0.985, 10)):
         write_artifact(tmp_path / "artifacts" / variant, p1=p1, cost_ms=cost_ms)
         change(tmp_path / "artifacts" / variant, profile={"hardware": hardware_name("cpu")})
-    port, ray_port, dashboard_port = free_port(), free_port(), free_port()
-    host = "127.0.0.1"
+    port, ray_port, host = free_port(), free_port(), "127.0.0.1"
     provider = {"type": "fake_multinode", "gcs_address": f"{host}:{ray_port}"}
     (tmp_path / "cluster.yaml").write_text(json.dumps(PROVIDER | {"provider": provider}))
     config = _serve_yaml(tmp_path, port)
-    commands = Path(sys.executable).parent
-    start = [str(commands / "ray"), "start", "--head", "--block", f"--port={ray_port}"]
-    start += [f"--node-ip-address={host}", f"--num-cpus={HEAD_CPUS}", "--disable-usage-stats"]
-    start += [f"--dashboard-port={dashboard_port}", f"--temp-dir=/tmp/ray-test-{ray_port}"]
-    start += [f"--autoscaling-config={tmp_path / 'cluster.yaml'}"]
     environment = serve_environment | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(start, env=environment, stdout=log, stderr=log, text=True)
-    server = Server(f"http://127.0.0.1:{port}", process, tmp_path / "log")
+    server, dashboard_port = start_head(
+        tmp_path,
+        f"--node-ip-address={host}",
+        f"--num-cpus={HEAD_CPUS}",
+        f"--autoscaling-config={tmp_path / 'cluster.yaml'}",
+        http_port=port,
+        ray_port=ray_port,
+        environment=environment,
+    )
     try:
-        deploy_when_up(commands / "serve", config, dashboard_port, environment)
+        deploy_when_up(config, dashboard_port, environment)
         yield server
     finally:
         server.kill()

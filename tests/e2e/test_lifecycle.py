@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.ports import free_port
-from tests.e2e.harness import STOPPED_WITHIN_S, Server, StartServer, deploy_when_up
+from tests.e2e.harness import STOPPED_WITHIN_S, Server, StartServer, deploy_when_up, start_head
 from tests.rungs import change
 
 pytestmark = pytest.mark.e2e
@@ -162,19 +162,13 @@ def test_serve_deploy_works(
     real_artifacts: Path, serve_environment: dict[str, str], tmp_path: Path
 ) -> None:
     """`serve deploy` of serve.yaml brings the application onto a running cluster."""
-    port, ray_port, dashboard_port = free_port(), free_port(), free_port()
+    port = free_port()
     config = _serve_yaml(tmp_path, real_artifacts, port)
-    commands = Path(sys.executable).parent
-    start = [str(commands / "ray"), "start", "--head", "--block", f"--port={ray_port}"]
-    start += ["--temp-dir", f"/tmp/ray-test-{ray_port}"]  # noqa: S108 (sockets: a short path)
-    start += [f"--dashboard-port={dashboard_port}", "--disable-usage-stats"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            start, env=serve_environment, stdout=log, stderr=log, text=True, cwd=Path.cwd()
-        )
-    server = Server(f"http://127.0.0.1:{port}", process, tmp_path / "log")
+    server, dashboard_port = start_head(
+        tmp_path, http_port=port, ray_port=free_port(), environment=serve_environment
+    )
     try:
-        deploy_when_up(commands / "serve", config, dashboard_port, serve_environment)
+        deploy_when_up(config, dashboard_port, serve_environment)
         server.wait_until_ready()
     finally:
         server.kill()
